@@ -1,0 +1,390 @@
+// Attention over the cache. A sequence is cut into chunks of 1024 positions, at the same places whatever else the call holds; a chunk of
+// one KV head, for one row or for a few rows of the same slot, is a task: scores of all its positions, softmax, weighted sum of the
+// values. Rows are put together from their chunks in order by log-sum-exp. So a row's bits depend neither on the threads nor on the other
+// rows, with one exception: see `shared_rows`.
+#include "attention.h"
+#include "hadamard.h"
+#include "kernels.h"
+#include "lookup.h"
+#include "page.h"
+#include <limits>
+#include <omp.h>
+
+namespace {
+
+constexpr int chunk_tokens = 1024;
+constexpr int chunk_pages = chunk_tokens / page_tokens;
+constexpr int max_queries = 64; // rows x query heads of a task
+constexpr float infinity = std::numeric_limits<float>::infinity();
+// Tables are built for each query; from so many rows of one slot on it is faster to dequantize a page into L1 once for all of them.
+// Both are within about 1e-6 of the exact result, but their bits differ.
+constexpr int shared_rows = 8;
+
+enum Source { Sinks, Pages, Ring };
+
+struct Range {
+    int begin, end;
+    bool empty() const { return begin >= end; }
+    Range operator&(Range other) const { return {std::max(begin, other.begin), std::min(end, other.end)}; }
+};
+
+struct Row {
+    int slot, tokens;             // tokens seen, 0 for padding
+    int exact_begin, exact_end;   // sinks end at exact_begin, the ring begins at exact_end
+    Range range(Source source) const {
+        return source == Sinks ? Range{0, exact_begin} : source == Pages ? Range{exact_begin, exact_end} : Range{exact_end, tokens};
+    }
+};
+
+struct Group { // consecutive rows of one slot that are computed together
+    int first, rows, chunks;
+};
+
+struct Task {
+    int group, head, chunk;
+    int64_t partial; // where its partial results begin: m [queries], l [queries], acc [queries, head_dim]
+};
+
+struct Scratch { // of one thread
+    alignas(64) float scores[max_queries * chunk_tokens];
+    alignas(64) float key_tile[max_head_dim * page_tokens];
+    alignas(64) float value_tile[page_tokens * max_head_dim];
+    alignas(64) float block[max_queries * page_tokens];
+    alignas(64) float key_scales[chunk_tokens];
+    alignas(64) float value_scales[chunk_tokens];
+    alignas(64) uint8_t codes[chunk_pages][64 * page_tokens]; // unpacked, where a code is not a byte
+#if VI_LOOKUP
+    alignas(64) uint8_t weights[max_group * 3 * chunk_tokens];
+    alignas(64) uint8_t tables[max_group][64 * table_bytes];
+    float steps[max_group];
+#endif
+    int64_t tables_of = -1; // row * kv_heads + head
+};
+
+struct Attention {
+    const vi_kv_layer& layer;
+    int heads, group, dim; // query heads, query heads of a KV head
+    const float* queries;  // [rows, heads, dim], transformed, times scale * log2 e
+    const Row* rows;
+
+    bool lookup(const Quantizer& q, const Group& g) const { static const bool on = getenv("LUT"); return on && VI_LOOKUP && q.bits <= 8 && g.rows == 1; }
+
+    Range all(const Group& g, Source source, Range chunk) const {
+        Range out{INT32_MAX, 0};
+        for (int r = g.first; r < g.first + g.rows; r++) {
+            const Range range = rows[r].range(source) & chunk;
+            if (!range.empty()) out = {std::min(out.begin, range.begin), std::max(out.end, range.end)};
+        }
+        return out;
+    }
+
+    const vi_bf16* exact_row(const Group& g, Source source, bool value, int head, int position) const {
+        const int slot = rows[g.first].slot;
+        if (source == Sinks) return (value ? layer.value_sinks : layer.key_sinks) + layer.sink_row(slot, head, position);
+        return (value ? layer.value_recent : layer.key_recent) + layer.recent_row(slot, head, position);
+    }
+
+    // Tiles of the sinks or the ring for positions start .. start + 63, zeros outside of range.
+    void exact_key_tile(float* tile, const Group& g, Source source, int head, int start, Range range) const {
+        for (int t = 0; t < page_tokens; t += kWidth)
+            for (int i = 0; i < dim; i += kWidth) {
+                Vec square[kWidth] = {};
+                for (int k = 0; k < kWidth; k++) {
+                    const int position = start + t + k;
+                    if (position >= range.begin && position < range.end) square[k] = load_bf16(exact_row(g, source, false, head, position) + i);
+                }
+                transpose(square);
+                for (int k = 0; k < kWidth; k++) store(tile + (i + k) * page_tokens + t, square[k]);
+            }
+    }
+
+    void exact_value_tile(float* tile, const Group& g, Source source, int head, int start, Range range) const {
+        for (int t = 0; t < page_tokens; t++) {
+            const bool inside = start + t >= range.begin && start + t < range.end;
+            const vi_bf16* row = inside ? exact_row(g, source, true, head, start + t) : nullptr;
+            for (int i = 0; i < dim; i += kWidth) store(tile + t * dim + i, inside ? load_bf16(row + i) : Vec{});
+        }
+    }
+
+    const uint8_t* page(const Group& g, bool value, int head, int start) const {
+        const int index = layer.page_index(rows[g.first].slot, start);
+        return value ? layer.value_page(index, head) : layer.key_page(index, head);
+    }
+
+    // The codes of the pages from position `begin` on as bytes [sub-vector][64].
+    int byte_codes(const uint8_t** codes, Scratch& s, const Group& g, bool value, int head, int begin, int end) const {
+        const Quantizer& q = value ? *layer.values : *layer.keys;
+        int count = 0;
+        for (int start = begin; start < end; start += page_tokens, count++) {
+            codes[count] = page(g, value, head, start);
+            if (q.bits == 8) continue;
+            for (int sub = 0; sub < q.subs(); sub++) read_codes(s.codes[count] + sub * page_tokens, codes[count], q, sub);
+            codes[count] = s.codes[count];
+        }
+        return count;
+    }
+
+    // s.scores[query][position - chunk.begin], -infinity where a row does not look.
+    void scores(Scratch& s, const Group& g, int head, Range chunk) const {
+        const Quantizer& q = *layer.keys;
+        const int queries_count = g.rows * group, width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
+        for (int i = 0; i < queries_count; i++) std::fill_n(s.scores + i * chunk_tokens, width, -infinity);
+        const float* first = queries + (int64_t(g.first) * heads + head * group) * dim;
+        for (Source source : {Pages, Sinks, Ring}) {
+            const Range range = all(g, source, chunk);
+            if (range.empty()) continue;
+            const int begin = range.begin / page_tokens * page_tokens;
+            if (source == Pages && q.token_scale)
+                for (int start = begin; start < range.end; start += page_tokens)
+                    read_scales(s.key_scales + start - chunk.begin, token_scales(page(g, false, head, start), q));
+#if VI_LOOKUP
+            if (source == Pages && lookup(q, g)) {
+                if (s.tables_of != int64_t(g.first) * layer.kv_heads() + head) {
+                    s.tables_of = int64_t(g.first) * layer.kv_heads() + head;
+                    for (int i = 0; i < group; i++) s.steps[i] = score_tables(s.tables[i], first + i * dim, q, head);
+                }
+                const uint8_t* codes[chunk_pages];
+                const int count = byte_codes(codes, s, g, false, head, begin, range.end);
+                for (int i = 0; i < group; i++) {
+                    float* row = s.scores + i * chunk_tokens;
+                    for (int b = 0; b < count; b += 2) {
+                        const int at = begin - chunk.begin + b * page_tokens;
+                        const float* scales = q.token_scale ? s.key_scales + at : nullptr;
+                        if (b + 1 < count) table_scores<2>(row + at, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
+                        else table_scores<1>(row + at, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
+                    }
+                    std::fill(row + begin - chunk.begin, row + range.begin - chunk.begin, -infinity);
+                    std::fill(row + range.end - chunk.begin, row + begin - chunk.begin + count * page_tokens, -infinity);
+                }
+                continue;
+            }
+#endif
+            for (int start = begin; start < range.end; start += page_tokens) {
+                const bool direct = source == Pages && g.rows == 1;
+                const int next = start + page_tokens < range.end ? start + page_tokens : start;
+                if (direct) page_scores(s.block, page_tokens, first, group, page(g, false, head, start), page(g, false, head, next), q, head);
+                else if (source == Pages) key_tile(s.key_tile, page(g, false, head, start), q, head);
+                else exact_key_tile(s.key_tile, g, source, head, start, range);
+                for (int r = 0; r < g.rows && !direct; r++)
+                    if (group > 1 || r == 0) // with one query head the rows' queries lie evenly, and one product takes them all
+                        multiply(s.block + r * group * page_tokens, page_tokens, first + int64_t(r) * heads * dim, group > 1 ? dim : heads * dim,
+                                 s.key_tile, page_tokens, group > 1 ? group : g.rows, page_tokens, dim, false);
+                const int at = start - chunk.begin;
+                if (source == Pages && q.token_scale)
+                    for (int i = 0; i < queries_count; i++)
+                        for (int t = 0; t < page_tokens; t++) s.block[i * page_tokens + t] *= s.key_scales[at + t];
+                for (int i = 0; i < queries_count; i++) {
+                    const Range own = rows[g.first + i / group].range(source) & Range{start, std::min(start + page_tokens, chunk.end)};
+                    if (!own.empty())
+                        std::copy_n(s.block + i * page_tokens + own.begin - start, own.end - own.begin,
+                                    s.scores + i * chunk_tokens + own.begin - chunk.begin);
+                }
+            }
+        }
+    }
+
+    // acc [queries, dim] = sum over positions of weight and value, the weights in s.scores.
+    void values(Scratch& s, float* acc, const Group& g, int head, Range chunk) const {
+        const Quantizer& q = *layer.values;
+        const int queries_count = g.rows * group;
+        std::fill_n(acc, queries_count * dim, 0.0f);
+        for (Source source : {Pages, Sinks, Ring}) {
+            const Range range = all(g, source, chunk);
+            if (range.empty()) continue;
+            const int begin = range.begin / page_tokens * page_tokens;
+            const bool scaled = source == Pages && q.token_scale;
+            if (scaled)
+                for (int start = begin; start < range.end; start += page_tokens)
+                    read_scales(s.value_scales + start - chunk.begin, token_scales(page(g, true, head, start), q));
+            for (int start = begin; start < range.end; start += page_tokens) {
+                const Range inside = range & Range{start, start + page_tokens};
+                if (source == Pages && g.rows == 1) {
+                    float* w = s.scores + start - chunk.begin;
+                    if (scaled)
+                        for (int i = 0; i < group; i++)
+                            for (int t = inside.begin - start; t < inside.end - start; t++) w[i * chunk_tokens + t] *= s.value_scales[start - chunk.begin + t];
+                    const int next = start + page_tokens < range.end ? start + page_tokens : start;
+                    page_values(acc, w, chunk_tokens, group, page(g, true, head, start), page(g, true, head, next), q, head, inside.begin - start, inside.end - start);
+                    continue;
+                }
+                if (source == Pages) value_tile(s.value_tile, page(g, true, head, start), q, head, inside.begin - start, inside.end - start);
+                else exact_value_tile(s.value_tile, g, source, head, start, range);
+                const int at = start - chunk.begin;
+                for (int i = 0; i < queries_count; i++) {
+                    const Range own = rows[g.first + i / group].range(source) & inside;
+                    float* row = s.block + i * page_tokens;
+                    std::fill_n(row, page_tokens, 0.0f);
+                    if (!own.empty()) std::copy_n(s.scores + i * chunk_tokens + own.begin - chunk.begin, own.end - own.begin, row + own.begin - start);
+                    if (scaled)
+                        for (int t = 0; t < page_tokens; t++) row[t] *= s.value_scales[at + t];
+                }
+                multiply(acc, dim, s.block, page_tokens, s.value_tile, dim, queries_count, dim, page_tokens, true);
+            }
+        }
+    }
+
+    void run(Scratch& s, float* partial, const Group& g, const Task& task) const {
+        const int queries_count = g.rows * group;
+        int tokens = 0;
+        for (int r = g.first; r < g.first + g.rows; r++) tokens = std::max(tokens, rows[r].tokens);
+        const Range chunk{task.chunk * chunk_tokens, std::min(tokens, (task.chunk + 1) * chunk_tokens)};
+        scores(s, g, task.head, chunk);
+        const int width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
+        for (int i = 0; i < queries_count; i++) {
+            float* row = s.scores + i * chunk_tokens;
+            Vec most = splat(-infinity), total = Vec{};
+            for (int t = 0; t < width; t += kWidth) {
+                const Vec x = load(row + t);
+                most = x > most ? x : most;
+            }
+            const float m = maximum(most);
+            // m is -infinity where the row ends before this chunk, or all its scores are NaN
+            const Vec shift = splat(m == -infinity ? 0.0f : m);
+            for (int t = 0; t < width; t += kWidth) {
+                const Vec x = exp2_vec(load(row + t) - shift);
+                total += x;
+                store(row + t, x);
+            }
+            partial[i] = m;
+            partial[queries_count + i] = sum(total);
+        }
+        values(s, partial + 2 * queries_count, g, task.head, chunk);
+    }
+
+    // Puts the chunks of one query together: M = max m_c, out = sum 2^(m_c - M) acc_c / sum 2^(m_c - M) l_c, c in order.
+    float merge(float* out, const float* results, const Task* tasks, int chunks, int queries_count, int query) const {
+        float most = -infinity, total = 0;
+        for (int c = 0; c < chunks; c++) most = std::max(most, results[tasks[c].partial + query]);
+        std::fill_n(out, dim, 0.0f);
+        for (int c = 0; c < chunks; c++) {
+            const float* partial = results + tasks[c].partial;
+            const float factor = most == -infinity ? 1.0f : std::exp2(partial[query] - most);
+            const float* acc = partial + 2 * queries_count + query * dim;
+            total += factor * partial[queries_count + query];
+            for (int i = 0; i < dim; i++) out[i] += factor * acc[i];
+        }
+        const float inverse = 1 / total;
+        for (int i = 0; i < dim; i++) out[i] *= inverse;
+        return most + std::log2(total);
+    }
+};
+
+} // namespace
+
+int32_t attend(vi_context* context, const char* name, float* out, float* lse, const float* q, const vi_kv_layer* layer, const int32_t* slots,
+               const int32_t* positions, float scale, int rows, int heads, int64_t stride) {
+    const int kv_heads = layer->kv_heads(), dim = layer->head_dim(), group = heads / kv_heads;
+    std::vector<Row> ranges(rows);
+    for (int r = 0; r < rows; r++) {
+        if (positions[r] < 0) continue;
+        const int slot = slots[r], tokens = positions[r] + 1;
+        VI_REQUIRE(context, slot >= 0 && slot < layer->slots, "%s: row %d: slot %d is outside the %d slots", name, r, slot, layer->slots);
+        VI_REQUIRE(context, positions[r] < layer->capacity(), "%s: slot %d, position %d: a slot holds %lld", name, slot, positions[r],
+                   static_cast<long long>(layer->capacity()));
+        const int begin = std::min(layer->sinks, tokens);
+        const int end = std::max(begin, std::min(tokens, std::max(tokens - layer->window, layer->exact_from[slot])));
+        ranges[r] = {slot, tokens, begin, end};
+        if (begin < end)
+            for (int page = begin / page_tokens; page <= (end - 1) / page_tokens; page++)
+                if (const int32_t status = check_page(context, name, layer, slot, std::max(begin, page * page_tokens))) return status;
+    }
+
+    std::vector<float> queries(int64_t(rows) * heads * dim);
+#pragma omp parallel for num_threads(context->threads_for(int64_t(rows) * heads * dim * 8))
+    for (int i = 0; i < rows * heads; i++) {
+        if (!ranges[i / heads].tokens) continue;
+        float* to = queries.data() + int64_t(i) * dim;
+        transform(to, q + i / heads * stride + int64_t(i % heads) * dim, layer->keys->smooth_of(i % heads / group), layer->keys->hadamard, 1, dim);
+        for (int d = 0; d < dim; d++) to[d] *= scale * log2_e;
+    }
+
+    const Attention attention{*layer, heads, group, dim, queries.data(), ranges.data()};
+    std::vector<Group> groups;
+    const bool tables = VI_LOOKUP && (layer->keys->bits <= 8 || layer->values->bits <= 8);
+    for (int first = 0; first < rows;) {
+        int last = first + 1;
+        if (ranges[first].tokens)
+            while (last < rows && ranges[last].tokens && ranges[last].slot == ranges[first].slot) last++;
+        const int most = tables && last - first < shared_rows ? 1 : std::max(1, max_queries / group);
+        for (int r = first; r < last; r += most) {
+            Group g{r, std::min(most, last - r), 0};
+            for (int i = r; i < r + g.rows; i++) g.chunks = std::max(g.chunks, (ranges[i].tokens + chunk_tokens - 1) / chunk_tokens);
+            groups.push_back(g);
+        }
+        first = last;
+    }
+
+    static thread_local std::vector<std::unique_ptr<Scratch>> scratch; // kept from call to call
+    static thread_local std::vector<float> partials;
+    while (static_cast<int>(scratch.size()) < context->threads) scratch.emplace_back(new Scratch);
+    for (auto& s : scratch) s->tables_of = -1;
+    std::unique_ptr<Scratch>* const scratches = scratch.data();
+
+    // Groups are taken in slabs so that the partial results stay within 64 MB, or one group's.
+    for (size_t next = 0; next < groups.size();) {
+        std::vector<Task> tasks;
+        int64_t floats = 0, work = 0;
+        const size_t start = next;
+        std::vector<size_t> first_task;
+        for (; next < groups.size() && (next == start || floats < 16 << 20); next++) {
+            const Group& g = groups[next];
+            first_task.push_back(tasks.size());
+            for (int head = 0; head < kv_heads; head++)
+                for (int c = 0; c < g.chunks; c++) {
+                    tasks.push_back({static_cast<int>(next), head, c, floats});
+                    floats += int64_t(g.rows) * group * (dim + 2);
+                }
+            for (int r = g.first; r < g.first + g.rows; r++) work += int64_t(ranges[r].tokens) * heads * dim;
+        }
+        if (static_cast<int64_t>(partials.size()) < floats) partials.resize(floats);
+        float* const results = partials.data();
+        const int threads = context->threads_for(work);
+        // Tasks in a row mostly belong to one row and head, whose tables a thread then builds once.
+        const int grain = std::max<int>(1, static_cast<int>(tasks.size()) / (threads * 4));
+#pragma omp parallel num_threads(threads)
+        {
+#pragma omp for schedule(dynamic, grain)
+            for (size_t i = 0; i < tasks.size(); i++)
+                attention.run(*scratches[omp_get_thread_num()], results + tasks[i].partial, groups[tasks[i].group], tasks[i]);
+#pragma omp for schedule(static)
+            for (size_t n = start; n < next; n++) {
+                const Group& g = groups[n];
+                for (int head = 0; head < kv_heads; head++)
+                    for (int query = 0; query < g.rows * group; query++) {
+                        const int row = g.first + query / group, out_head = head * group + query % group;
+                        float* to = out + (int64_t(row) * heads + out_head) * dim;
+                        float log_sum = -infinity;
+                        const Task* own = tasks.data() + first_task[n - start] + head * g.chunks;
+                        if (ranges[row].tokens) {
+                            log_sum = attention.merge(to, results, own, (ranges[row].tokens + chunk_tokens - 1) / chunk_tokens, g.rows * group, query);
+                            transform(to, to, layer->values->smooth_of(head), layer->values->hadamard, 2, dim);
+                        } else {
+                            std::fill_n(to, dim, 0.0f);
+                        }
+                        if (lse) lse[row * heads + out_head] = log_sum;
+                    }
+            }
+        }
+    }
+    return VI_OK;
+}
+
+extern "C" int32_t vi_attention(vi_context* context, float* out, const float* q, const vi_kv_layer* layer, const int32_t* slots, const int32_t* positions,
+                                float scale, int32_t rows, int32_t heads, int32_t stride) {
+    const char* name = "vi_attention";
+    VI_CONTEXT(context);
+    VI_POINTER(context, "vi_attention", layer);
+    const int kv_heads = layer->kv_heads(), dim = layer->head_dim();
+    VI_REQUIRE(context, rows >= 0, "%s: rows is %d", name, rows);
+    VI_REQUIRE(context, heads >= 1 && heads % kv_heads == 0 && heads / kv_heads <= max_group,
+               "%s: heads is %d: 1 to %d times the %d KV heads", name, heads, max_group, kv_heads);
+    VI_REQUIRE(context, int64_t(heads) * dim <= stride, "%s: stride is %d, less than heads * head_dim", name, stride);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, "vi_attention", out);
+    VI_POINTER(context, "vi_attention", q);
+    VI_POINTER(context, "vi_attention", slots);
+    VI_POINTER(context, "vi_attention", positions);
+    VI_RECORD(context, vi_attention(context, out, q, layer, slots, positions, scale, rows, heads, stride));
+    VI_TRY { return attend(context, name, out, nullptr, q, layer, slots, positions, scale, rows, heads, stride); }
+    VI_CATCH(context, "vi_attention")
+}

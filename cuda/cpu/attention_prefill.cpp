@@ -1,0 +1,143 @@
+// Exact causal attention of a prompt, and over the tokens that the cache already holds.
+//
+// Flash attention (arXiv 2205.14135): a task is a block of up to 64 queries of one KV head, its rows times the head's query heads; it goes
+// through the keys 64 at a time with an online softmax. The keys' tile is transposed, so that both products run along registers.
+#include "attention.h"
+#include "tile.h"
+#include <cmath>
+#include <limits>
+
+namespace {
+
+constexpr int max_queries = 64;
+constexpr float infinity = std::numeric_limits<float>::infinity();
+
+// tile [dim][64]: `count` keys transposed, zeros behind them.
+void transposed_tile(float* tile, const float* keys, int64_t stride, int count, int dim) {
+    for (int t = 0; t < page_tokens; t += kWidth)
+        for (int i = 0; i < dim; i += kWidth) {
+            Vec square[kWidth];
+            for (int k = 0; k < kWidth; k++) square[k] = t + k < count ? load(keys + (t + k) * stride + i) : Vec{};
+            transpose(square);
+            for (int k = 0; k < kWidth; k++) store(tile + (i + k) * page_tokens + t, square[k]);
+        }
+}
+
+struct Prompt {
+    const float *q, *keys, *values;
+    float scale;
+    int first, rows, heads, kv_heads, dim;
+    int64_t q_stride, kv_stride;
+
+    // Rows row .. row + count - 1 of one KV head: their outputs, and log2 sum 2^score, go to out [rows, heads, dim] and lse [rows, heads].
+    void block(float* out, float* lse, int row, int count, int head) const {
+        const int group = heads / kv_heads, queries = count * group;
+        alignas(64) float query[max_queries * max_head_dim];
+        alignas(64) float tile[max_head_dim * page_tokens];
+        alignas(64) float score[max_queries * page_tokens];
+        alignas(64) float acc[max_queries * max_head_dim];
+        float most[max_queries], total[max_queries];
+        for (int i = 0; i < queries; i++) {
+            const float* from = q + (row + i / group) * q_stride + (head * group + i % group) * int64_t(dim);
+            for (int d = 0; d < dim; d++) query[i * dim + d] = from[d] * (scale * log2_e);
+            most[i] = -infinity, total[i] = 0;
+        }
+        std::fill_n(acc, queries * dim, 0.0f);
+        const int end = first + row + count; // keys seen by the last row
+        for (int start = 0; start < end; start += page_tokens) {
+            const int width = std::min(page_tokens, end - start);
+            transposed_tile(tile, keys + start * kv_stride + head * int64_t(dim), kv_stride, width, dim);
+            multiply(score, page_tokens, query, dim, tile, page_tokens, queries, page_tokens, dim, false);
+            for (int i = 0; i < queries; i++) {
+                float* x = score + i * page_tokens;
+                const int seen = std::max(0, first + row + i / group + 1 - start);
+                if (seen < page_tokens) std::fill(x + seen, x + page_tokens, -infinity);
+                Vec top = splat(most[i]);
+                for (int t = 0; t < page_tokens; t += kWidth) {
+                    const Vec v = load(x + t);
+                    top = v > top ? v : top;
+                }
+                const float m = maximum(top);
+                const Vec shift = splat(m == -infinity ? 0.0f : m);
+                Vec sums = Vec{};
+                for (int t = 0; t < page_tokens; t += kWidth) {
+                    const Vec v = exp2_vec(load(x + t) - shift);
+                    sums += v;
+                    store(x + t, v);
+                }
+                if (m > most[i] && start > 0) {
+                    const float factor = std::exp2(most[i] - m);
+                    total[i] *= factor;
+                    for (int d = 0; d < dim; d += kWidth) store(acc + i * dim + d, load(acc + i * dim + d) * factor);
+                }
+                most[i] = m;
+                total[i] += sum(sums);
+            }
+            multiply(acc, dim, score, page_tokens, values + start * kv_stride + head * int64_t(dim), kv_stride, queries, dim, width, true);
+        }
+        for (int i = 0; i < queries; i++) {
+            const int64_t at = int64_t(row + i / group) * heads + head * group + i % group;
+            const float inverse = 1 / total[i];
+            for (int d = 0; d < dim; d++) out[at * dim + d] = acc[i * dim + d] * inverse;
+            lse[at] = most[i] + std::log2(total[i]);
+        }
+    }
+};
+
+} // namespace
+
+extern "C" int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const float* keys, const float* values, const vi_kv_layer* layer,
+                                        float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads,
+                                        int32_t head_dim, int32_t q_stride, int32_t kv_stride) {
+    const char* name = "vi_attention_prefill";
+    VI_CONTEXT(context);
+    if (head_dim != 64 && head_dim != 128) return context->fail(VI_UNSUPPORTED, "%s: head_dim %d is not supported: 64 and 128 are", name, head_dim);
+    VI_REQUIRE(context, rows >= 0 && first >= 0 && past >= 0, "%s: rows is %d, first %d, past %d", name, rows, first, past);
+    VI_REQUIRE(context, int64_t(first) + rows + past <= INT32_MAX, "%s: past + first + rows does not fit int32", name);
+    VI_REQUIRE(context, kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0 && heads / kv_heads <= 16,
+               "%s: heads is %d: 1 to %d times the %d KV heads", name, heads, max_group, kv_heads);
+    VI_REQUIRE(context, int64_t(heads) * head_dim <= q_stride, "%s: q_stride is %d, less than heads * head_dim", name, q_stride);
+    VI_REQUIRE(context, int64_t(kv_heads) * head_dim <= kv_stride, "%s: kv_stride is %d, less than kv_heads * head_dim", name, kv_stride);
+    VI_REQUIRE(context, past == 0 || layer, "%s: layer is NULL and past is %d", name, past);
+    VI_REQUIRE(context, !layer || (layer->kv_heads() == kv_heads && layer->head_dim() == head_dim), "%s: the layer has %d KV heads of %d, not %d of %d",
+               name, layer->kv_heads(), layer->head_dim(), kv_heads, head_dim);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, "vi_attention_prefill", out);
+    VI_POINTER(context, "vi_attention_prefill", q);
+    VI_POINTER(context, "vi_attention_prefill", keys);
+    VI_POINTER(context, "vi_attention_prefill", values);
+    VI_RECORD(context, vi_attention_prefill(context, out, q, keys, values, layer, scale, slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
+                                            kv_stride));
+    VI_TRY {
+        const Prompt prompt{q, keys, values, scale, first, rows, heads, kv_heads, head_dim, q_stride, kv_stride};
+        const int64_t count = int64_t(rows) * heads;
+        std::vector<float> lse(count), past_out, past_lse;
+        if (past > 0) { // first, for it may refuse
+            past_out.resize(count * head_dim), past_lse.resize(count);
+            const std::vector<int32_t> slots(rows, slot), positions(rows, past - 1);
+            if (const int32_t status = attend(context, name, past_out.data(), past_lse.data(), q, layer, slots.data(), positions.data(), scale, rows,
+                                              heads, q_stride))
+                return status;
+        }
+        const int block = max_queries / (heads / kv_heads), blocks = (rows + block - 1) / block;
+        const int threads = context->threads_for(count * (first + rows / 2) * head_dim);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (int task = blocks * kv_heads - 1; task >= 0; task--) { // the last rows see most: first
+            const int row = task / kv_heads * block;
+            prompt.block(out, lse.data(), row, std::min(block, rows - row), task % kv_heads);
+        }
+        if (past > 0) { // out = (2^lse out + 2^past_lse past_out) / (2^lse + 2^past_lse)
+#pragma omp parallel for num_threads(context->threads_for(count * head_dim))
+            for (int64_t i = 0; i < count; i++) {
+                const float weight = 1 / (1 + std::exp2(past_lse[i] - lse[i]));
+                const float past_weight = 1 / (1 + std::exp2(lse[i] - past_lse[i]));
+                for (int d = 0; d < head_dim; d++) {
+                    float& x = out[i * head_dim + d];
+                    x = weight * x + past_weight * past_out[i * head_dim + d];
+                }
+            }
+        }
+        return VI_OK;
+    }
+    VI_CATCH(context, "vi_attention_prefill")
+}

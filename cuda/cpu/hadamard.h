@@ -1,0 +1,37 @@
+// The transform of a head's vector: x~ = (x / smooth) H for keys and values, (x * smooth) H for queries, and back.
+#pragma once
+#include "simd.h"
+#include <cmath>
+
+// x <- x H, H the orthonormal Walsh-Hadamard matrix in natural order: log2(n) steps of (a, b) -> (a + b, a - b). n is 64 or 128.
+inline void hadamard(float* x, int n) {
+    for (int h = n / 2; h >= kWidth; h /= 2)
+        for (int i = 0; i < n; i += 2 * h)
+            for (int j = i; j < i + h; j += kWidth) {
+                const Vec a = load(x + j), b = load(x + j + h);
+                store(x + j, a + b);
+                store(x + j + h, a - b);
+            }
+    const float norm = 1.0f / std::sqrt(static_cast<float>(n));
+    for (int j = 0; j < n; j += kWidth) {
+        Vec v = load(x + j);
+        for (int h = kWidth / 2; h > 0; h /= 2) { // partners h lanes apart inside a register
+            VecInt partner;
+            Vec sign;
+            for (int i = 0; i < kWidth; i++) {
+                partner[i] = i ^ h;
+                sign[i] = i & h ? -1.0f : 1.0f;
+            }
+            v = __builtin_shuffle(v, partner) + sign * v;
+        }
+        store(x + j, v * norm);
+    }
+}
+
+// direction as in vi_transform; smooth may be NULL; out may be x.
+inline void transform(float* out, const float* x, const float* smooth, bool with_hadamard, int direction, int n) {
+    for (int i = 0; i < n; i++) out[i] = !smooth || direction == 2 ? x[i] : direction ? x[i] * smooth[i] : x[i] / smooth[i];
+    if (with_hadamard) hadamard(out, n); // H is its own inverse
+    if (direction == 2 && smooth)
+        for (int i = 0; i < n; i++) out[i] *= smooth[i];
+}

@@ -1,0 +1,98 @@
+// Quantizers: codebooks, smoothing factors, transforms, and the size of a page.
+#include "quantizer.h"
+#include "hadamard.h"
+#include "lookup.h"
+
+extern "C" {
+
+int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim,
+                            int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t hadamard, int32_t token_scale) {
+    const char* name = "vi_quantizer_create";
+    VI_NOT_RECORDED(context, "vi_quantizer_create");
+    VI_POINTER(context, "vi_quantizer_create", out);
+    VI_REQUIRE(context, kv_heads >= 1, "%s: kv_heads is %d", name, kv_heads);
+    if (head_dim != 64 && head_dim != 128) return context->fail(VI_UNSUPPORTED, "%s: head_dim %d is not supported: 64 and 128 are", name, head_dim);
+    VI_REQUIRE(context, (hadamard | 1) == 1 && (token_scale | 1) == 1, "%s: hadamard is %d and token_scale is %d: 0 or 1", name, hadamard, token_scale);
+    if (bits == 16) {
+        VI_REQUIRE(context, sub_dim == 1 && !codebooks, "%s: 16 bits go with sub_dim 1 and no codebooks, sub_dim is %d", name, sub_dim);
+        VI_REQUIRE(context, !smooth && !hadamard && !token_scale, "%s: 16 bits go without smooth, hadamard and token_scale", name);
+    } else {
+        static const int formats[][2] = {{2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
+        bool known = false;
+        for (auto [d, b] : formats) known |= d == sub_dim && b == bits;
+        VI_REQUIRE(context, known, "%s: (sub_dim, bits) is (%d, %d): (2,8) (4,12) (4,10) (4,8) (4,6) (8,12) (8,8) or (1,16)", name, sub_dim, bits);
+        VI_REQUIRE(context, codebooks, "%s: codebooks is NULL: only 16 bits go without", name);
+        VI_REQUIRE(context, codebook_heads == 1 || codebook_heads == kv_heads, "%s: codebook_heads is %d: 1 or kv_heads (%d)", name,
+                   codebook_heads, kv_heads);
+    }
+    VI_TRY {
+        auto q = std::make_shared<Quantizer>();
+        q->kv_heads = kv_heads, q->head_dim = head_dim, q->sub_dim = sub_dim, q->bits = bits, q->codebook_heads = codebook_heads;
+        q->hadamard = hadamard, q->token_scale = token_scale;
+        if (smooth) q->smooth.assign(smooth, smooth + int64_t(kv_heads) * head_dim);
+        if (q->coded()) {
+            const int64_t given = int64_t(1 << bits) * sub_dim, kept = int64_t(q->padded_codewords()) * sub_dim;
+            q->codebooks.resize(codebook_heads * kept);
+            for (int h = 0; h < codebook_heads; h++) {
+                std::copy_n(codebooks + h * given, given, q->codebooks.data() + h * kept);
+                q->books.emplace_back(codebooks + h * given, 1 << bits, sub_dim);
+            }
+            if (bits <= 8) value_planes(*q);
+        }
+        auto handle = new vi_quantizer{std::move(q)};
+        std::memcpy(out, &handle, sizeof handle);
+        return VI_OK;
+    }
+    VI_CATCH(context, "vi_quantizer_create")
+}
+
+int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer) {
+    VI_NOT_RECORDED(context, "vi_quantizer_destroy");
+    delete quantizer;
+    return VI_OK;
+}
+
+int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer) {
+    VI_CONTEXT(context);
+    VI_POINTER(context, "vi_quantizer_codebook", out);
+    VI_POINTER(context, "vi_quantizer_codebook", quantizer);
+    const Quantizer& q = *quantizer->quantizer;
+    VI_REQUIRE(context, q.coded(), "vi_quantizer_codebook: 16 bits have no codebook");
+    VI_RECORD(context, vi_quantizer_codebook(context, out, quantizer));
+    const int64_t count = int64_t(1 << q.bits) * q.sub_dim;
+    for (int h = 0; h < q.codebook_heads; h++) std::copy_n(q.codebook(h), count, out + h * count);
+    return VI_OK;
+}
+
+int32_t vi_page_bytes(vi_context* context, uint8_t* out, const vi_quantizer* quantizer) {
+    VI_CONTEXT(context);
+    VI_POINTER(context, "vi_page_bytes", out);
+    VI_POINTER(context, "vi_page_bytes", quantizer);
+    const int64_t bytes = quantizer->quantizer->page_bytes();
+    std::memcpy(out, &bytes, sizeof bytes);
+    return VI_OK;
+}
+
+int32_t vi_transform(vi_context* context, float* out, const float* x, const vi_quantizer* quantizer, int32_t direction, int32_t rows, int32_t heads,
+                     int32_t stride) {
+    const char* name = "vi_transform";
+    VI_CONTEXT(context);
+    VI_POINTER(context, "vi_transform", quantizer);
+    const Quantizer& q = *quantizer->quantizer;
+    VI_REQUIRE(context, rows >= 0, "%s: rows is %d", name, rows);
+    VI_REQUIRE(context, direction >= 0 && direction <= 2, "%s: direction is %d: 0, 1 or 2", name, direction);
+    VI_REQUIRE(context, heads >= 1 && heads % q.kv_heads == 0, "%s: heads is %d, not a multiple of %d KV heads", name, heads, q.kv_heads);
+    VI_REQUIRE(context, int64_t(heads) * q.head_dim <= stride, "%s: stride is %d, less than heads * head_dim", name, stride);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, "vi_transform", out);
+    VI_POINTER(context, "vi_transform", x);
+    VI_RECORD(context, vi_transform(context, out, x, quantizer, direction, rows, heads, stride));
+    const int group = heads / q.kv_heads, count = rows * heads;
+#pragma omp parallel for num_threads(context->threads_for(int64_t(count) * q.head_dim * 8))
+    for (int i = 0; i < count; i++) {
+        const int64_t at = int64_t(i / heads) * stride + int64_t(i % heads) * q.head_dim;
+        transform(out + at, x + at, q.smooth_of(i % heads / group), q.hadamard, direction, q.head_dim);
+    }
+    return VI_OK;
+}
+}

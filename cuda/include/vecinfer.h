@@ -1,0 +1,203 @@
+/* vecinfer.h: the C ABI of VecInfer, implemented by vecinfer_cpu and by vecinfer_cuda.
+ *
+ * A dialect that a C11 compiler and scripts/symbols.ts both read:
+ *  - every function returns an int32_t status (the VI_* values below) and never throws, exits, aborts or prints;
+ *  - the context comes first, then outputs, then inputs, sizes last;
+ *  - parameters are int32_t, int64_t, float, or a pointer. `uint8_t*` is a host byte buffer of the caller; every other
+ *    pointer is a device address (host memory in vecinfer_cpu) or an opaque handle. A parameter that may be NULL says so;
+ *  - a handle or an address is returned by writing its 8 bytes to a host buffer `out`;
+ *  - after a status other than VI_OK, vi_last_error tells what happened. The message lives in the context;
+ *  - a context is used by one thread at a time. Calls are ordered; on CUDA they are asynchronous, and only
+ *    vi_synchronize, vi_copy_to_host and vi_event_elapsed wait.
+ *
+ * Arrays are row-major. `stride` is the distance between rows, in elements.  Shapes are written [outer, ..., inner].
+ * Activations are f32, weights bf16, on both libraries.
+ *
+ * The cache of one layer (VecInfer, arXiv 2510.06175, with attention sinks, a token scale and codebooks per KV head):
+ *  - everything kept is in the transformed space: k~ = (k / smooth) H, v~ = v or v H, with H the orthonormal
+ *    Walsh-Hadamard matrix. Queries meet it as q~ = (q * smooth) H, so that q~ . k~ = q . k;
+ *  - tokens live in pages of VI_PAGE_TOKENS, found through page_table[slot][position / VI_PAGE_TOKENS]. The order of the codes inside a
+ *    page belongs to the library; a page of all KV heads is one contiguous block of vi_page_bytes bytes;
+ *  - the first `sinks` positions and the newest tokens are also kept as bf16: sinks[slot][kv_head][position][head_dim],
+ *    recent[slot][kv_head][position % recent][head_dim], a ring;
+ *  - a query at position p sees position j <= p exactly (bf16) where j < sinks, or p - j < window and j >= exact_from[slot];
+ *    all other positions j < p are read from the pages. exact_from is the lowest position whose ring row is valid. */
+#ifndef VECINFER_H
+#define VECINFER_H
+#include <stdint.h>
+
+#if defined(__cplusplus)
+extern "C" {
+#endif
+#if defined(VI_BUILD)
+#define VI_API __attribute__((visibility("default")))
+#else
+#define VI_API
+#endif
+
+typedef uint16_t vi_bf16; /* the upper half of an IEEE float, rounded to nearest even */
+typedef struct vi_context vi_context;
+typedef struct vi_quantizer vi_quantizer;
+typedef struct vi_kv_layer vi_kv_layer;
+typedef struct vi_graph vi_graph;
+
+#define VI_OK 0
+#define VI_INVALID_ARGUMENT 1 /* a shape, a size or a value that the function refuses */
+#define VI_OUT_OF_MEMORY 2
+#define VI_NO_DEVICE 3      /* no driver, no such device, or one that this build has no code for */
+#define VI_DEVICE_ERROR 4   /* the device reported an error while launching or running */
+#define VI_UNSUPPORTED 5    /* valid, but not built in this library; the message names what is */
+#define VI_INTERNAL_ERROR 6
+
+#define VI_F32 0
+#define VI_BF16 1
+#define VI_F16 2
+#define VI_I32 3
+#define VI_U8 4
+
+#define VI_PAGE_TOKENS 64
+#define VI_SAMPLE_SETTINGS 8 /* floats a row in the settings of vi_sample */
+
+/* ---------------------------------------------------------------- library */
+
+/* Writes the SHA-256 of this header, 64 hexadecimal digits and a NUL, as the library was built with it. capacity >= 65. */
+VI_API int32_t vi_abi_hash(uint8_t* out, int32_t capacity);
+/* Writes the number of usable devices (int32) to `out` and, where it is 0, the reason as text of at most capacity bytes with its NUL. */
+VI_API int32_t vi_device_count(uint8_t* out, uint8_t* reason, int32_t capacity);
+
+/* ---------------------------------------------------------------- context and memory */
+
+/* Makes a context on device `device` (0 for the CPU). threads: CPU threads, 0 = all; the CUDA library ignores it.
+ * A context is written to `out` even on an error other than out of memory, so that vi_last_error can be asked; destroy it then too. */
+VI_API int32_t vi_context_create(uint8_t* out, int32_t device, int32_t threads);
+/* Waits for the device and frees the context. Tensors, quantizers, layers and graphs of it must be gone. */
+VI_API int32_t vi_context_destroy(vi_context* context);
+/* Copies the last error's message, at most capacity bytes with its NUL. */
+VI_API int32_t vi_last_error(vi_context* context, uint8_t* out, int32_t capacity);
+/* Writes a JSON object as text: {"library","device","compute","threads","instructions"}: what computes, for reports. */
+VI_API int32_t vi_device_info(vi_context* context, uint8_t* out, int32_t capacity);
+/* Waits until the device has run everything asked for so far, and reports errors that arose on the way. */
+VI_API int32_t vi_synchronize(vi_context* context);
+/* Allocates bytes >= 1, aligned to 256, contents undefined; writes the address to out. */
+VI_API int32_t vi_allocate(vi_context* context, uint8_t* out, int64_t bytes);
+/* Frees an address of vi_allocate, after the device is done with it. NULL is ignored; an unknown address is VI_INVALID_ARGUMENT. */
+VI_API int32_t vi_free(vi_context* context, void* address);
+/* Writes four int64 to out: bytes now allocated by this context, their peak, bytes free on the device, bytes in all. */
+VI_API int32_t vi_memory_info(vi_context* context, uint8_t* out);
+/* Copies from a host buffer. On return the buffer may be changed. */
+VI_API int32_t vi_copy_to_device(vi_context* context, void* out, const uint8_t* in, int64_t bytes);
+/* Copies to a host buffer; waits. */
+VI_API int32_t vi_copy_to_host(vi_context* context, uint8_t* out, const void* in, int64_t bytes);
+/* Copies between device addresses that do not overlap. */
+VI_API int32_t vi_copy(vi_context* context, void* out, const void* in, int64_t bytes);
+/* Sets each byte to value (0..255). */
+VI_API int32_t vi_fill(vi_context* context, void* out, int32_t value, int64_t bytes);
+/* out[i] = in[i] between VI_F32, VI_BF16 and VI_F16, rounding to nearest even. */
+VI_API int32_t vi_convert(vi_context* context, void* out, const void* in, int32_t out_dtype, int32_t in_dtype, int64_t count);
+/* out[i] = mean + deviation * N(0,1), VI_F32 or VI_BF16: Box-Muller over a counter-based generator, so equal for equal seeds on both libraries up to rounding. */
+VI_API int32_t vi_random_normal(vi_context* context, void* out, int32_t dtype, int32_t seed, float mean, float deviation, int64_t count);
+/* Records event `index` (0..63) in the order of calls. */
+VI_API int32_t vi_event_record(vi_context* context, int32_t index);
+/* Waits for event `last` and writes the milliseconds (float) from event `first` to it. */
+VI_API int32_t vi_event_elapsed(vi_context* context, uint8_t* out, int32_t first, int32_t last);
+/* From here to vi_graph_end calls are recorded, not run. Calls that wait, allocate or free are refused meanwhile. */
+VI_API int32_t vi_graph_begin(vi_context* context);
+/* Ends the recording and writes a graph handle to out. After an error in between: that error, and no graph. */
+VI_API int32_t vi_graph_end(vi_context* context, uint8_t* out);
+/* Runs the recorded calls with the same addresses and sizes; what the addresses hold may have changed. */
+VI_API int32_t vi_graph_launch(vi_context* context, vi_graph* graph);
+VI_API int32_t vi_graph_destroy(vi_context* context, vi_graph* graph);
+
+/* ---------------------------------------------------------------- layers of a model */
+
+/* out[r] = table[ids[r]]; out f32 [rows, width], table bf16 [vocabulary, width]. An id outside the vocabulary gives a row of NaN. */
+VI_API int32_t vi_embedding(vi_context* context, float* out, const int32_t* ids, const vi_bf16* table, int32_t rows, int32_t width, int32_t vocabulary);
+/* With residual (may be NULL): residual += x, out = norm(residual); without: out = norm(x).
+ * norm(x) = x / sqrt(mean(x^2) + epsilon) * weight (arXiv 1910.07467). All [rows, width]; out may be x. */
+VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight, float epsilon, int32_t rows, int32_t width);
+/* out[r, o] = sum_i x[r, i] weight[o, i] + bias[o]; x [rows, in_features], weight [out_features, in_features], bias [out_features] or NULL. */
+VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, int32_t rows, int32_t out_features, int32_t in_features);
+/* Rotates in place (arXiv 2104.09864, halves convention): for i < head_dim/2, angle = positions[r] * frequencies[i],
+ * (x_i, x_{i+head_dim/2}) <- (x_i cos - x_{i+h/2} sin, x_{i+h/2} cos + x_i sin). x [rows, heads, head_dim] with a row stride;
+ * frequencies f32 [head_dim/2], already scaled (llama3) by the caller. Angles are reduced in double precision. */
+VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads, int32_t head_dim, int32_t stride);
+/* out[r, i] = silu(gate_up[r, i]) * gate_up[r, width + i], silu(x) = x / (1 + e^-x); gate_up [rows, 2 width], out [rows, width]. */
+VI_API int32_t vi_silu_mul(vi_context* context, float* out, const float* gate_up, int32_t rows, int32_t width);
+/* positions[r] += 1: lets a recorded decode step move on without the host. */
+VI_API int32_t vi_advance(vi_context* context, int32_t* positions, int32_t rows);
+
+/* ---------------------------------------------------------------- codebooks */
+
+/* codes[n] = argmin_c |points[n] - codebook[c]|^2, the lowest index among equals; points [count, dim], codebook [codewords, dim].
+ * dim 1..16, codewords 1..65536. */
+VI_API int32_t vi_codebook_assign(vi_context* context, int32_t* codes, const float* points, const float* codebook, int32_t count, int32_t dim, int32_t codewords);
+/* Start of k-means: codewords drawn from the points by k-means++ (D^2 sampling, Arthur and Vassilvitskii 2007) or an equivalent
+ * that is as spread. weights [count] or NULL. count >= codewords. The same seed gives the same codebook. */
+VI_API int32_t vi_kmeans_start(vi_context* context, float* codebook, const float* points, const float* weights, int32_t seed, int32_t count, int32_t dim, int32_t codewords);
+/* One Lloyd iteration in place: assign, then codebook[c] = weighted mean of its points. An empty codeword is moved next to the one
+ * with the largest distortion and splits it. distortion (f32 [1], may be NULL) = weighted mean squared distance before the move.
+ * iteration is mixed into the seed. Sums are in a fixed order: the same inputs give the same bits. */
+VI_API int32_t vi_kmeans_step(vi_context* context, float* codebook, float* distortion, const float* points, const float* weights, int32_t seed, int32_t iteration, int32_t count, int32_t dim, int32_t codewords);
+/* maxima[i] = max(maxima[i], max_r |x[r, i]|) for i < width: the statistic behind smooth = sqrt(maxima). */
+VI_API int32_t vi_channel_max(vi_context* context, float* maxima, const float* x, int32_t rows, int32_t width, int32_t stride);
+
+/* ---------------------------------------------------------------- cache */
+
+/* How one side (keys or values) of a layer is kept. codebooks f32 [codebook_heads, 2^bits, sub_dim], codebook_heads 1 or kv_heads;
+ * smooth f32 [kv_heads, head_dim] or NULL; hadamard and token_scale 0 or 1. Both arrays are copied.
+ * bits 16 with sub_dim 1 and codebooks NULL keeps bf16 rows and no transform. Otherwise (sub_dim, bits) is one of
+ * (2,8) (4,12) (4,10) (4,8) (4,6) (8,12) (8,8). head_dim 64 or 128; others are VI_UNSUPPORTED, by name.
+ * With token_scale each vector x~ is coded as s c: r = rms(x~), c = nearest(x~ / r), s = <x~, c> / <c, c>, kept in 8 bits as
+ * u = clamp(round(16 log2 s) + 128, 0, 255), s = 2^((u - 128) / 16). A vector of zeros has u = 0. Without it c = nearest(x~), s = 1. */
+VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim, int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t hadamard, int32_t token_scale);
+VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer);
+/* The codebooks as attention reads them (a library may round to f16 or int8), f32 [codebook_heads, 2^bits, sub_dim]. */
+VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer);
+/* Writes (int64) the bytes of one page of all KV heads: the codes and token scales of VI_PAGE_TOKENS tokens. */
+VI_API int32_t vi_page_bytes(vi_context* context, uint8_t* out, const vi_quantizer* quantizer);
+/* Applies a quantizer's transform. direction 0: x~ = (x / smooth) H. 1: the query's, (x * smooth) H, where head h of `heads` uses
+ * the smooth of KV head h / (heads / kv_heads). 2: the inverse of 0. x and out [rows, heads, head_dim], both with the row stride; out may be x. */
+VI_API int32_t vi_transform(vi_context* context, float* out, const float* x, const vi_quantizer* quantizer, int32_t direction, int32_t rows, int32_t heads, int32_t stride);
+
+/* Binds one layer's memory; the addresses must outlive the handle. key_pages, value_pages: page_count blocks of vi_page_bytes.
+ * key_recent, value_recent bf16 [slots, kv_heads, recent, head_dim] (NULL if recent is 0); key_sinks, value_sinks bf16
+ * [slots, kv_heads, sinks, head_dim] (NULL if sinks is 0); page_table int32 [slots, max_pages]; exact_from int32 [slots].
+ * window <= recent. Page indices past a sequence's end are never followed. An index outside page_count is never read (VI_INVALID_ARGUMENT on the CPU, NaN on CUDA). */
+VI_API int32_t vi_kv_layer_create(vi_context* context, uint8_t* out, const vi_quantizer* keys, const vi_quantizer* values, void* key_pages, void* value_pages, vi_bf16* key_recent, vi_bf16* value_recent, vi_bf16* key_sinks, vi_bf16* value_sinks, const int32_t* page_table, const int32_t* exact_from, int32_t page_count, int32_t slots, int32_t max_pages, int32_t sinks, int32_t window, int32_t recent);
+VI_API int32_t vi_kv_layer_destroy(vi_context* context, vi_kv_layer* layer);
+/* Encodes and stores rows of keys (after RoPE) and values, [rows, kv_heads, head_dim] with one row stride each: row r belongs to slots[r], positions[r].
+ * Smooth, Hadamard, nearest codeword, token scale and the write into the page, in one pass. Rows with position < sinks go to the sinks too,
+ * rows with position >= exact_from[slot] to the ring; rows of one call that share a slot must span at most `recent` such positions. */
+VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots, const int32_t* positions, int32_t rows, int32_t stride);
+/* Reads positions first .. first + count - 1 of a slot back from the pages, transforms undone: keys and values f32 [count, kv_heads, head_dim]. */
+VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_kv_layer* layer, int32_t slot, int32_t first, int32_t count);
+/* out[r] = softmax(scale q_r K^T) V over positions 0 .. positions[r] of slots[r], read as the head of this file says (sinks, pages, ring).
+ * The rows' own keys are already stored. q and out [rows, heads, head_dim]; q with row stride, out contiguous. Query head h reads KV head h / (heads / kv_heads);
+ * heads / kv_heads is 1..16. Rows may share a slot. A row with position < 0 is padding: its output is zeros. */
+VI_API int32_t vi_attention(vi_context* context, float* out, const float* q, const vi_kv_layer* layer, const int32_t* slots, const int32_t* positions, float scale, int32_t rows, int32_t heads, int32_t stride);
+/* Exact causal attention of a prompt over fresh keys and values (f32, not in the cache yet), and over `past` tokens of `slot` that are.
+ * Query row r is fresh token first + r; it sees fresh tokens 0 .. first + r and all past ones (the last `window` of them and the sinks exactly).
+ * q [rows, heads, head_dim] with q_stride, starting at row `first`; keys, values [first + rows, kv_heads, head_dim] with kv_stride; out contiguous.
+ * layer may be NULL where past is 0; then kv_heads and head_dim alone describe the shapes. */
+VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const float* keys, const float* values, const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride);
+
+/* ---------------------------------------------------------------- sampling */
+
+/* Draws one id a row. settings f32 [rows, 8]: temperature (0 = greedy), top_k (0 = all), top_p, min_p, repetition, presence, frequency penalty, unused.
+ * counts int32 [rows, vocabulary] or NULL: 2 * (times generated) + (1 if in the prompt); the drawn id's count grows by 2.
+ * bias f32 [rows, vocabulary] or NULL is added to the logits (-infinity forbids). Then, where counts says seen: repetition (x > 0 ? x / p : x * p),
+ * x -= presence * (generated > 0) + frequency * generated. Then x / temperature, softmax; keep the top_k largest (ties: lowest id), of them the
+ * smallest set of largest with mass >= top_p, and those with p >= min_p * p_max; draw by inverse CDF in order of id with
+ * u = uniform(seeds[r], positions[r]). logprobs f32 [rows] (may be NULL): log softmax of the raw logits at the drawn id. Logits [rows, vocabulary] are not changed.
+ * uniform(seed, position): x = (uint64)(uint32)seed << 32 | (uint32)position; x += 0x9e3779b97f4a7c15; x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
+ * x = (x ^ x >> 27) * 0x94d049bb133111eb; x ^= x >> 31 (splitmix64); u = (x >> 40) * 2^-24. NaN logits are VI_DEVICE_ERROR on the CPU, id -1 on CUDA. */
+VI_API int32_t vi_sample(vi_context* context, int32_t* ids, float* logprobs, const float* logits, int32_t* counts, const float* bias, const float* settings, const int32_t* seeds, const int32_t* positions, int32_t rows, int32_t vocabulary);
+/* Log-probabilities: of targets[r] to out_targets [rows] (both may be NULL), and the `top` most probable, in order, to out_values and out_ids [rows, top] (NULL if top is 0). */
+VI_API int32_t vi_log_probabilities(vi_context* context, float* out_targets, float* out_values, int32_t* out_ids, const float* logits, const int32_t* targets, int32_t rows, int32_t vocabulary, int32_t top);
+/* out f32 [rows, 3]: KL(softmax(reference) || softmax(logits)) in nats; 1 if the two argmaxes agree, else 0; -log softmax(logits)[targets[r]]. */
+VI_API int32_t vi_compare(vi_context* context, float* out, const float* logits, const float* reference, const int32_t* targets, int32_t rows, int32_t vocabulary);
+
+#if defined(__cplusplus)
+}
+#endif
+#endif
