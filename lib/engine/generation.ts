@@ -1,0 +1,173 @@
+/**
+ * The decode loop: prompt in, tokens out, one recorded step a token.
+ *
+ * @module
+ */
+
+import { setImmediate } from "node:timers";
+import type { Graph } from "../device.ts";
+import { Tensor } from "../tensor.ts";
+import { advance, sample } from "../ops/mod.ts";
+import type { KvCache, Sequence } from "../cache/cache.ts";
+import { type Llama, LlamaStep } from "../models/llama.ts";
+
+/** How the next token is drawn. */
+export interface SamplingOptions {
+  /** 0 (the default) takes the most probable token. */
+  temperature?: number;
+  /** Keep this many of the most probable tokens; 0 (the default) keeps all. */
+  topK?: number;
+  /** Keep the smallest set of most probable tokens with this mass. Default 1. */
+  topP?: number;
+  /** Keep tokens with at least this share of the largest probability. Default 0. */
+  minP?: number;
+  /** Divides (multiplies, if negative) logits of tokens seen in prompt or output. Default 1. */
+  repetitionPenalty?: number;
+  /** Taken from the logits of tokens in the output. Default 0. */
+  presencePenalty?: number;
+  /** Taken from the logits of tokens in the output, for each time. Default 0. */
+  frequencyPenalty?: number;
+  /** Added to the logits of these token ids. */
+  logitBias?: Record<number, number>;
+  /** The same seed draws the same tokens. Default: drawn at random. */
+  seed?: number;
+}
+
+/** Checked settings of one row of the sampler. */
+function settingsOf(options: SamplingOptions): Float32Array {
+  const { temperature = 0, topK = 0, topP = 1, minP = 0 } = options;
+  const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
+  const ranges: [string, number, number, number][] = [
+    ["temperature", temperature, 0, 100],
+    ["topK", topK, 0, 2 ** 24],
+    ["topP", topP, Number.MIN_VALUE, 1],
+    ["minP", minP, 0, 1],
+    ["repetitionPenalty", repetitionPenalty, Number.MIN_VALUE, 1e6],
+    ["presencePenalty", presencePenalty, -1e6, 1e6],
+    ["frequencyPenalty", frequencyPenalty, -1e6, 1e6],
+  ];
+  for (const [name, value, low, high] of ranges) {
+    if (!(value >= low && value <= high)) {
+      throw new RangeError(
+        `sampling: ${name} is ${value}; it must be from ${low === Number.MIN_VALUE ? "above 0" : low} to ${high}`,
+      );
+    }
+  }
+  return Float32Array.of(temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty, 0);
+}
+
+/** The sampler's memory for a step's rows. */
+class Sampler implements Disposable {
+  readonly settings: Tensor;
+  readonly seeds: Tensor;
+  readonly counts: Tensor;
+  readonly bias: Tensor;
+  readonly logprobs: Tensor;
+  #biased = false;
+
+  constructor(model: Llama, rows: number) {
+    const { device } = model, { vocabularySize } = model.config;
+    this.settings = Tensor.zeros(device, "f32", [rows, 8]);
+    this.seeds = Tensor.zeros(device, "i32", [rows]);
+    this.counts = Tensor.zeros(device, "i32", [rows, vocabularySize]);
+    this.bias = Tensor.zeros(device, "f32", [rows, vocabularySize]);
+    this.logprobs = Tensor.zeros(device, "f32", [rows]);
+  }
+
+  /** Sets row 0 up for a prompt. */
+  start(prompt: ArrayLike<number>, options: SamplingOptions): void {
+    const vocabulary = this.counts.shape[1];
+    this.settings.write(settingsOf(options));
+    this.seeds.write(Int32Array.of(options.seed ?? Math.floor(Math.random() * 2 ** 31)));
+    const counts = new Int32Array(vocabulary);
+    for (let i = 0; i < prompt.length; i++) counts[prompt[i]] = 1;
+    this.counts.write(counts);
+    const entries = Object.entries(options.logitBias ?? {});
+    if (entries.length || this.#biased) {
+      const bias = new Float32Array(vocabulary);
+      for (const [id, value] of entries) {
+        if (!(Number(id) >= 0 && Number(id) < vocabulary) || Number.isNaN(value)) {
+          throw new RangeError(`sampling: logitBias has token ${id}: ${value}; ids go from 0 to ${vocabulary - 1}`);
+        }
+        bias[Number(id)] = value;
+      }
+      this.bias.write(bias);
+      this.#biased = entries.length > 0;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    for (const tensor of [this.settings, this.seeds, this.counts, this.bias, this.logprobs]) tensor[Symbol.dispose]();
+  }
+}
+
+/** One drawn token. */
+export interface Token {
+  /** Its id. */
+  id: number;
+  /** Its log-probability under the model, before temperature and penalties. */
+  logprob: number;
+}
+
+/**
+ * Draws tokens one at a time for one sequence. Holds the memory of a step and its recording, so make one and use it
+ * for many prompts.
+ */
+export class Decoder implements Disposable {
+  readonly #model: Llama;
+  readonly #step: LlamaStep;
+  readonly #sampler: Sampler;
+  readonly #cache: KvCache;
+  #graph?: Graph;
+
+  /** Allocates what a step needs. */
+  constructor(model: Llama, cache: KvCache) {
+    this.#model = model;
+    this.#cache = cache;
+    this.#step = new LlamaStep(model, 1);
+    this.#sampler = new Sampler(model, 1);
+  }
+
+  #draw(): void {
+    const { ids, logits, positions } = this.#step, { logprobs, counts, bias, settings, seeds } = this.#sampler;
+    sample(ids, logits, { logprobs, counts, bias, settings, seeds, positions });
+    advance(positions);
+  }
+
+  /**
+   * Reads a prompt into `sequence` and yields tokens without end: the caller stops at an end token, a stop string, or
+   * a length. The sequence holds prompt and output but for the last token. Throws RangeError where the context is full.
+   */
+  async *tokens(
+    sequence: Sequence,
+    prompt: ArrayLike<number>,
+    options: SamplingOptions & { signal?: AbortSignal; onPrefill?: (done: number, total: number) => void } = {},
+  ): AsyncGenerator<Token, void, void> {
+    const step = this.#step, sampler = this.#sampler, model = this.#model;
+    sampler.start(prompt, options);
+    model.prefill(step.logits, sequence, prompt, { signal: options.signal, onProgress: options.onPrefill });
+    step.slots.write(Int32Array.of(sequence.slot));
+    step.positions.write(Int32Array.of(sequence.length - 1));
+    this.#draw();
+    this.#graph ??= model.device.capture(() => {
+      model.forward(step, this.#cache, 1);
+      this.#draw();
+    });
+    while (true) {
+      const id = (step.ids.read() as Int32Array)[0], logprob = (sampler.logprobs.read() as Float32Array)[0];
+      if (id < 0) throw new Error(`decode: the logits at position ${sequence.length} are not numbers`);
+      yield { id, logprob };
+      await new Promise<void>((resolve) => setImmediate(resolve));
+      options.signal?.throwIfAborted();
+      sequence.extend(1);
+      this.#graph.launch();
+    }
+  }
+
+  /** Frees the step's memory and recording. */
+  [Symbol.dispose](): void {
+    this.#graph?.[Symbol.dispose]();
+    this.#sampler[Symbol.dispose]();
+    this.#step[Symbol.dispose]();
+  }
+}

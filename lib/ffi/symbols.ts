@@ -1,0 +1,135 @@
+/**
+ * The C ABI as data. Generated from cuda/include/vecinfer.h by scripts/symbols.ts: run that instead of editing this file.
+ *
+ * @module
+ */
+
+/** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
+export const ABI_HASH = "b90add7e156bd9501c609a695be06088fa6c99196717ac75fffee1f1dfcf6d7a";
+
+/** `VI_OK` of vecinfer.h. */
+export const VI_OK = 0;
+/** a shape, a size or a value that the function refuses */
+export const VI_INVALID_ARGUMENT = 1;
+/** `VI_OUT_OF_MEMORY` of vecinfer.h. */
+export const VI_OUT_OF_MEMORY = 2;
+/** no driver, no such device, or one that this build has no code for */
+export const VI_NO_DEVICE = 3;
+/** the device reported an error while launching or running */
+export const VI_DEVICE_ERROR = 4;
+/** valid, but not built in this library; the message names what is */
+export const VI_UNSUPPORTED = 5;
+/** `VI_INTERNAL_ERROR` of vecinfer.h. */
+export const VI_INTERNAL_ERROR = 6;
+/** `VI_F32` of vecinfer.h. */
+export const VI_F32 = 0;
+/** `VI_BF16` of vecinfer.h. */
+export const VI_BF16 = 1;
+/** `VI_F16` of vecinfer.h. */
+export const VI_F16 = 2;
+/** `VI_I32` of vecinfer.h. */
+export const VI_I32 = 3;
+/** `VI_U8` of vecinfer.h. */
+export const VI_U8 = 4;
+/** `VI_PAGE_TOKENS` of vecinfer.h. */
+export const VI_PAGE_TOKENS = 64;
+/** floats a row in the settings of vi_sample */
+export const VI_SAMPLE_SETTINGS = 8;
+
+/** Parameter kinds of every function. "buffer" is host memory, "pointer" a device address or a handle. All return i32. */
+export const symbols = {
+  vi_abi_hash: ["buffer", "i32"],
+  vi_device_count: ["buffer", "buffer", "i32"],
+  vi_context_create: ["buffer", "i32", "i32"],
+  vi_context_destroy: ["pointer"],
+  vi_last_error: ["pointer", "buffer", "i32"],
+  vi_device_info: ["pointer", "buffer", "i32"],
+  vi_synchronize: ["pointer"],
+  vi_allocate: ["pointer", "buffer", "i64"],
+  vi_free: ["pointer", "pointer"],
+  vi_memory_info: ["pointer", "buffer"],
+  vi_copy_to_device: ["pointer", "pointer", "buffer", "i64"],
+  vi_copy_to_host: ["pointer", "buffer", "pointer", "i64"],
+  vi_copy: ["pointer", "pointer", "pointer", "i64"],
+  vi_fill: ["pointer", "pointer", "i32", "i64"],
+  vi_convert: ["pointer", "pointer", "pointer", "i32", "i32", "i64"],
+  vi_random_normal: ["pointer", "pointer", "i32", "i32", "f32", "f32", "i64"],
+  vi_event_record: ["pointer", "i32"],
+  vi_event_elapsed: ["pointer", "buffer", "i32", "i32"],
+  vi_graph_begin: ["pointer"],
+  vi_graph_end: ["pointer", "buffer"],
+  vi_graph_launch: ["pointer", "pointer"],
+  vi_graph_destroy: ["pointer", "pointer"],
+  vi_embedding: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_rmsnorm: ["pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32"],
+  vi_linear: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_rope: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  vi_silu_mul: ["pointer", "pointer", "pointer", "i32", "i32"],
+  vi_advance: ["pointer", "pointer", "i32"],
+  vi_codebook_assign: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_kmeans_start: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  vi_kmeans_step: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32", "i32"],
+  vi_channel_max: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_quantizer_create: ["pointer", "buffer", "pointer", "pointer", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  vi_quantizer_destroy: ["pointer", "pointer"],
+  vi_quantizer_codebook: ["pointer", "pointer", "pointer"],
+  vi_page_bytes: ["pointer", "buffer", "pointer"],
+  vi_transform: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  vi_kv_layer_create: [
+    "pointer",
+    "buffer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+  ],
+  vi_kv_layer_destroy: ["pointer", "pointer"],
+  vi_quantize: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32"],
+  vi_dequantize: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_attention: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32", "i32"],
+  vi_attention_prefill: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "f32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+  ],
+  vi_sample: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "i32",
+    "i32",
+  ],
+  vi_log_probabilities: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_compare: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32"],
+} as const;
