@@ -1,0 +1,89 @@
+/**
+ * Trains the codebooks of a cache for one model, and writes them to one file a preset.
+ *
+ * @module
+ */
+
+import { createHash } from "node:crypto";
+import { mkdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+import {
+  calibrate,
+  Device,
+  kvConfig,
+  Llama,
+  modelFingerprint,
+  PRESETS,
+  readText,
+  textWindows,
+  Tokenizer,
+  writeCalibration,
+} from "../mod.ts";
+import { command, UsageError } from "./command.ts";
+import { bytesText, checked, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
+
+await command({
+  name: "calibrate",
+  summary: "trains transforms and codebooks on a text, one .vecinfer.safetensors a preset",
+  usage: "scripts/calibrate.ts [options] <text file>",
+  positionals: [1, 1],
+  options: {
+    ...MODEL_OPTIONS,
+    kv: { type: "string", short: "k", default: "all", help: "presets, with commas; all = every quantized one" },
+    out: { type: "string", short: "o", help: "folder for the files (default: calibration/ in the model's folder)" },
+    windows: { type: "number", default: 16, help: "windows of text" },
+    length: { type: "number", default: 2048, help: "tokens a window" },
+    skip: { type: "number", default: 4, help: "first positions of each window left out" },
+    samples: { type: "number", default: 200000, help: "sub-vectors a codebook is trained on, at most" },
+    iterations: { type: "number", default: 20, help: "k-means iterations" },
+    seed: { type: "number", default: 0, help: "of sampling and k-means" },
+    "no-smooth": { type: "boolean", help: "keys: Hadamard without smooth factors" },
+    "no-hadamard": { type: "boolean", help: "keys: no Hadamard transform" },
+    "value-hadamard": { type: "boolean", help: "values: Hadamard transform (the paper has none)" },
+    "token-scale": { type: "boolean", help: "an 8-bit scale a token and KV head" },
+    "per-head": { type: "boolean", help: "a codebook a KV head rather than a layer" },
+    json: { type: "boolean", help: "print one JSON object" },
+  },
+}, async ({ options, positionals, signal, progress }) => {
+  const names = options.kv === "all" ? Object.keys(PRESETS).filter((name) => name !== "bf16") : options.kv.split(",");
+  const configs = names.map((name) => checked(() => kvConfig(name)));
+  const exact = configs.find((config) => config.keys.bits === 16 || config.values.bits === 16);
+  if (exact) throw new UsageError(`--kv: ${exact.name} has nothing to calibrate`);
+  const windowCount = whole("windows", options.windows), length = whole("length", options.length, options.skip + 1);
+  const folder = options.out ?? join(options.model, "calibration");
+  const text = readText(positionals[0]), tokenizer = Tokenizer.open(options.model);
+  const windows = textWindows(tokenizer, text, length, windowCount);
+  const fingerprint = modelFingerprint(options.model);
+  using device = Device.open(deviceOptions(options));
+  using model = await Llama.load(device, options.model, { signal });
+  mkdirSync(folder, { recursive: true });
+  const recipe = {
+    smooth: !options["no-smooth"],
+    keyHadamard: !options["no-hadamard"],
+    valueHadamard: options["value-hadamard"],
+    tokenScale: options["token-scale"],
+    perHead: options["per-head"],
+    skip: whole("skip", options.skip, 0),
+    samples: whole("samples", options.samples),
+    iterations: whole("iterations", options.iterations),
+    seed: options.seed,
+  };
+  const files: { preset: string; path: string; bytes: number; seconds: number }[] = [];
+  for (const config of configs) {
+    const started = performance.now(), bar = progress(config.name, 2 * model.config.layers);
+    const calibration = await calibrate(model, config, windows, recipe, { signal, onProgress: bar.update })
+      .finally(() => bar.stop());
+    const path = join(folder, `${config.name}.vecinfer.safetensors`);
+    writeCalibration(path, calibration, model.cacheShape, fingerprint, {
+      preset: config.name,
+      text_sha256: createHash("sha256").update(text).digest("hex"),
+      windows: String(windowCount),
+      window_length: String(length),
+      ...Object.fromEntries(Object.entries(recipe).map(([name, value]) => [`recipe.${name}`, String(value)])),
+    });
+    const seconds = (performance.now() - started) / 1000, bytes = statSync(path).size;
+    files.push({ preset: config.name, path, bytes, seconds });
+    if (!options.json) console.log(`${config.name}: ${path} (${bytesText(bytes)}, ${seconds.toFixed(1)} s)`);
+  }
+  if (options.json) console.log(JSON.stringify({ model: options.model, fingerprint, recipe, files }));
+});

@@ -1,0 +1,95 @@
+/**
+ * What a model needs in memory, by cache preset, and the longest context that fits.
+ *
+ * @module
+ */
+
+import os from "node:os";
+import { cacheBytes, type CacheShape, effectiveBits, kvConfig, PRESETS, readModelConfig } from "../mod.ts";
+import { command } from "./command.ts";
+import { bytesText, checked, table, whole } from "./options.ts";
+
+/** Bytes that a size such as "24GiB", "80GB" or "1000000" means. */
+function sizeOf(text: string): number {
+  const match = /^(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)?$/i.exec(text.trim());
+  if (!match) throw new RangeError(`--memory is "${text}"; a size such as 24GiB or 80GB is needed`);
+  const power = match[2] ? "KMGT".indexOf(match[2].toUpperCase()) + 1 : 0;
+  return Number(match[1]) * (match[3] ? 1024 : 1000) ** power;
+}
+
+await command({
+  name: "plan",
+  summary: "weights and KV memory of a model by cache preset, and the longest context that fits",
+  usage: "scripts/plan.ts [options]",
+  options: {
+    model: { type: "string", short: "m", default: "assets/tiny-llama", help: "folder with config.json" },
+    context: { type: "number", short: "c", help: "tokens a sequence (default: the model's own limit)" },
+    sequences: { type: "number", default: 1, help: "sequences at once" },
+    memory: { type: "string", help: "memory to fit into, such as 24GiB or 80GB (default: this machine's)" },
+    sinks: { type: "number", default: 4, help: "first positions kept exactly" },
+    window: { type: "number", default: 128, help: "newest positions kept exactly" },
+    "token-scale": { type: "boolean", help: "count an 8-bit scale a token and KV head" },
+    "per-head": { type: "boolean", help: "count a codebook a KV head" },
+    json: { type: "boolean", help: "print one JSON object" },
+  },
+}, ({ options }) => {
+  const config = readModelConfig(options.model), { layers, kvHeads, headDim, hiddenSize: hidden } = config;
+  const context = whole("context", options.context ?? config.contextLength);
+  const sequences = whole("sequences", options.sequences);
+  const memory = options.memory === undefined ? os.totalmem() : checked(() => sizeOf(options.memory!));
+  const shape: CacheShape = { layers, kvHeads, headDim };
+  const attention = 2 * hidden * headDim * (config.heads + kvHeads);
+  const parameters = layers * (attention + 3 * hidden * config.intermediateSize + 2 * hidden) + hidden +
+    config.vocabularySize * hidden * (config.tieWordEmbeddings ? 1 : 2);
+  const weights = 2 * parameters;
+  const rows = Object.keys(PRESETS).map((name) => {
+    const kv = checked(() => kvConfig(name, options));
+    const quantized = name !== "bf16";
+    const side = {
+      codebookHeads: options["per-head"] ? kvHeads : 1,
+      tokenScale: options["token-scale"] && quantized,
+      smooth: quantized,
+    };
+    const bytes = (tokens: number) =>
+      cacheBytes(shape, kv, { keys: side, values: { ...side, smooth: false } }, tokens, sequences);
+    const cache = bytes(context), fixed = bytes(0).total, page = bytes(64).total - fixed;
+    const longest = Math.max(0, Math.floor((memory - weights - fixed) / page) * 64);
+    return {
+      kv: name,
+      cacheBytes: cache.total,
+      totalBytes: weights + cache.total,
+      fits: weights + cache.total <= memory,
+      effectiveBits: effectiveBits(shape, cache.total, context * sequences),
+      longestContext: longest,
+    };
+  });
+  if (options.json) {
+    console.log(
+      JSON.stringify({
+        model: options.model,
+        parameters,
+        weightBytes: weights,
+        context,
+        sequences,
+        memoryBytes: memory,
+        rows,
+      }),
+    );
+    return;
+  }
+  console.log(
+    `${options.model}: ${(parameters / 1e6).toFixed(1)} M parameters, ${bytesText(weights)} of bf16 weights; ` +
+      `${sequences} x ${context} tokens; memory ${bytesText(memory)}; activations come on top`,
+  );
+  console.log(table([
+    ["cache", "KV", "weights + KV", "fits", "bits", "longest context"],
+    ...rows.map((row) => [
+      row.kv,
+      bytesText(row.cacheBytes),
+      bytesText(row.totalBytes),
+      row.fits ? "yes" : "no",
+      row.effectiveBits.toFixed(2),
+      row.longestContext.toLocaleString("en-US"),
+    ]),
+  ]));
+});

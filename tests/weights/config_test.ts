@@ -1,0 +1,147 @@
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { test } from "node:test";
+import { readModelConfig } from "../../lib/weights/config.ts";
+import { WeightsError } from "../../lib/weights/safetensors.ts";
+import { tinyLlama, withFolder } from "./fixture.ts";
+
+const base = {
+  architectures: ["LlamaForCausalLM"],
+  model_type: "llama",
+  vocab_size: 1000,
+  hidden_size: 512,
+  intermediate_size: 1024,
+  num_hidden_layers: 2,
+  num_attention_heads: 8,
+  max_position_embeddings: 4096,
+  rms_norm_eps: 1e-6,
+};
+
+/** The configuration that `config.json` with these fields over `base` gives. */
+async function configOf(
+  fields: Record<string, unknown>,
+  generation?: unknown,
+): Promise<ReturnType<typeof readModelConfig>> {
+  let config: ReturnType<typeof readModelConfig> | undefined;
+  await withFolder((folder) => {
+    writeFileSync(join(folder, "config.json"), JSON.stringify({ ...base, ...fields }));
+    if (generation !== undefined) writeFileSync(join(folder, "generation_config.json"), JSON.stringify(generation));
+    config = readModelConfig(folder);
+  });
+  return config!;
+}
+
+test("config: the embedded model", () => {
+  assertEquals(readModelConfig(tinyLlama), {
+    architecture: "LlamaForCausalLM",
+    vocabularySize: 6144,
+    hiddenSize: 256,
+    intermediateSize: 640,
+    layers: 8,
+    heads: 8,
+    kvHeads: 2,
+    headDim: 64,
+    contextLength: 2048,
+    rmsNormEps: 1e-5,
+    ropeTheta: 10000,
+    ropeScaling: null,
+    tieWordEmbeddings: true,
+    attentionBias: false,
+    mlpBias: false,
+    bosId: 0,
+    eosIds: [1],
+  });
+});
+
+test("config: what is left out has the defaults of transformers", async () => {
+  const config = await configOf({ num_key_value_heads: null, rope_scaling: null });
+  assertEquals(
+    [config.kvHeads, config.headDim, config.ropeTheta, config.ropeScaling, config.tieWordEmbeddings, config.bosId],
+    [8, 64, 10000, null, false, null],
+  );
+  assertEquals(config.eosIds, []);
+});
+
+test("config: ends of text come from both files, once each", async () => {
+  assertEquals((await configOf({ eos_token_id: 5 }, { eos_token_id: [7, 5, 9] })).eosIds, [5, 7, 9]);
+  assertEquals((await configOf({ eos_token_id: [3, 4] }, {})).eosIds, [3, 4]);
+});
+
+test("config: rope of transformers 4 and 5", async () => {
+  const llama3 = {
+    rope_type: "llama3",
+    factor: 8,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 8192,
+  };
+  const expected = {
+    type: "llama3",
+    factor: 8,
+    lowFrequencyFactor: 1,
+    highFrequencyFactor: 4,
+    originalContextLength: 8192,
+  };
+  const four = await configOf({ rope_theta: 500000, rope_scaling: llama3 });
+  assertEquals([four.ropeTheta, four.ropeScaling], [500000, expected]);
+  const five = await configOf({ rope_parameters: { ...llama3, rope_theta: 500000 } });
+  assertEquals([five.ropeTheta, five.ropeScaling], [500000, expected]);
+  const plain = await configOf({ rope_parameters: { rope_type: "default", rope_theta: 1e6 } });
+  assertEquals([plain.ropeTheta, plain.ropeScaling], [1e6, null]);
+  assertEquals((await configOf({ rope_scaling: { type: "linear", factor: 2 } })).ropeScaling, {
+    type: "linear",
+    factor: 2,
+  });
+});
+
+const refused: [name: string, fields: Record<string, unknown>, ...parts: string[]][] = [
+  ["an unknown architecture", { architectures: ["QwenForCausalLM"] }, "QwenForCausalLM", "supported: LlamaForCausalLM"],
+  ["no architecture", { architectures: undefined }, "architectures: expected a list", "found nothing"],
+  ["another model type", { model_type: "mistral" }, "model_type", '"mistral"'],
+  ["another activation", { hidden_act: "gelu" }, "hidden_act", '"silu"', '"gelu"'],
+  ["head_dim 80", { head_dim: 80 }, "head_dim 80", "64, 128"],
+  ["head_dim 80 from the sizes", { hidden_size: 640 }, "head_dim 80", "64, 128"],
+  ["text for a number", { hidden_size: "512" }, "hidden_size", "whole number", '"512"'],
+  ["a fraction", { num_hidden_layers: 1.5 }, "num_hidden_layers", "1.5"],
+  ["zero layers", { num_hidden_layers: 0 }, "num_hidden_layers", "found 0"],
+  ["a missing size", { vocab_size: undefined }, "vocab_size", "found nothing"],
+  ["a negative epsilon", { rms_norm_eps: -1 }, "rms_norm_eps", "-1"],
+  ["text for a flag", { tie_word_embeddings: "yes" }, "tie_word_embeddings", "true or false"],
+  ["heads that do not divide", { num_key_value_heads: 3 }, "8 query heads over 3"],
+  ["an id that is text", { eos_token_id: "</s>" }, "eos_token_id", "</s>"],
+  ["a list with a negative id", { eos_token_id: [1, -2] }, "eos_token_id"],
+  ["rope scaling that is text", { rope_scaling: "llama3" }, "rope_scaling", "an object"],
+  ["unknown rope scaling", { rope_scaling: { rope_type: "yarn", factor: 2 } }, '"yarn"', "llama3"],
+  ["rope scaling without factor", { rope_scaling: { rope_type: "linear" } }, "rope_scaling.factor"],
+  ["partial rope", { partial_rotary_factor: 0.5 }, "partial_rotary_factor"],
+  ["quantized weights", { quantization_config: { quant_method: "gptq" } }, "gptq"],
+];
+for (const [name, fields, ...parts] of refused) {
+  test(`config: refused: ${name}`, async () => {
+    let message = "";
+    try {
+      await configOf(fields);
+    } catch (error) {
+      if (!(error instanceof WeightsError)) throw error;
+      message = error.message;
+    }
+    for (const part of ["config.json", ...parts]) assertStringIncludes(message, part);
+  });
+}
+
+test("config: files that are missing or broken are named", () =>
+  withFolder((folder) => {
+    const messageOf = (): string => assertThrows(() => readModelConfig(folder), WeightsError).message;
+    assertStringIncludes(messageOf(), join(folder, "config.json") + ": no such file");
+    writeFileSync(join(folder, "config.json"), '{"a":');
+    assertStringIncludes(messageOf(), "config.json: the file is not valid JSON");
+    writeFileSync(join(folder, "config.json"), Uint8Array.of(0x7b, 0x22, 0xff, 0x22, 0x7d));
+    assertStringIncludes(messageOf(), "config.json: the file is not valid UTF-8");
+    writeFileSync(join(folder, "config.json"), JSON.stringify(base));
+    writeFileSync(join(folder, "generation_config.json"), "[]");
+    assertStringIncludes(messageOf(), "generation_config.json: the file is not a JSON object");
+    const other = join(folder, "other");
+    mkdirSync(join(other, "config.json"), { recursive: true });
+    assertStringIncludes(assertThrows(() => readModelConfig(other), WeightsError).message, "is a folder");
+  }));
