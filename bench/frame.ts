@@ -31,6 +31,8 @@ export interface Figure {
   floor?: number;
   /** What the floor counts. */
   floorOf?: string;
+  /** How many times faster than the bf16 figure of the same sizes. */
+  ratio?: number;
 }
 
 /** What a benchmark gets. */

@@ -5,9 +5,20 @@
  */
 import { type ErrorCode, VecInferError } from "./ffi/error.ts";
 import { type Backend, openLibrary, runtime, textOf } from "./ffi/library.ts";
-import type { Functions, Native, NativePointer, Pointer } from "./ffi/native.ts";
+import type { Native, NativePointer, Pointer } from "./ffi/native.ts";
 
-export { type ErrorCode, type Functions, type Native, type NativePointer, type Pointer, VecInferError };
+export type {
+  Arguments,
+  ArgumentTypes,
+  Functions,
+  Kind,
+  Native,
+  NativePointer,
+  Pointer,
+  Symbols,
+} from "./ffi/native.ts";
+export { symbols } from "./ffi/symbols.ts";
+export { type ErrorCode, VecInferError };
 
 /** Which device to open, and how. */
 export interface DeviceOptions {

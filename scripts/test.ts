@@ -6,7 +6,7 @@
 import { spawn, spawnSync } from "node:child_process";
 import { existsSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
-import { isAbsolute, join, relative } from "node:path";
+import { dirname, isAbsolute, join, relative } from "node:path";
 import process from "node:process";
 import { build } from "./build.ts";
 import { command, UsageError } from "./command.ts";
@@ -117,7 +117,8 @@ function sanitizers(library: string): NodeJS.ProcessEnv {
     return path;
   });
   return {
-    VECINFER_LIB: library,
+    // The folder, so that no CUDA library is found: the CPU library is what is checked.
+    VECINFER_LIB: dirname(library),
     // The C++ library is preloaded too: the sanitizer looks for __cxa_throw when it starts.
     LD_PRELOAD: files.join(" "),
     // A runtime never frees what it holds at exit; an absurd size is to fail as it does without the sanitizer.

@@ -7,7 +7,7 @@
 import { setImmediate } from "node:timers";
 import type { Graph } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { advance, sample } from "../ops/mod.ts";
+import { advance, sample, SAMPLE_SETTINGS } from "../ops/mod.ts";
 import type { KvCache, Sequence } from "../cache/cache.ts";
 import { type Llama, LlamaStep } from "../models/llama.ts";
 
@@ -34,7 +34,7 @@ export interface SamplingOptions {
 }
 
 /** Checked settings of one row of the sampler. */
-function settingsOf(options: SamplingOptions): Float32Array {
+export function settingsOf(options: SamplingOptions): Float32Array {
   const { temperature = 0, topK = 0, topP = 1, minP = 0 } = options;
   const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
   const ranges: [string, number, number, number][] = [
@@ -56,49 +56,87 @@ function settingsOf(options: SamplingOptions): Float32Array {
   return Float32Array.of(temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty, 0);
 }
 
-/** The sampler's memory for a step's rows. */
-class Sampler implements Disposable {
-  readonly settings: Tensor;
-  readonly seeds: Tensor;
-  readonly counts: Tensor;
-  readonly bias: Tensor;
+/** Draws the next token of each row of a step: settings, seeds, token counts and biases of the rows on the device. */
+export class Sampler implements Disposable {
+  /** Log-probabilities of the drawn tokens, f32 [rows]. */
   readonly logprobs: Tensor;
-  #biased = false;
+  readonly #settings: Tensor;
+  readonly #seeds: Tensor;
+  readonly #counts: Tensor;
+  readonly #bias: Tensor;
+  readonly #biased: boolean[];
 
+  /** Allocates memory for `rows` rows. */
   constructor(model: Llama, rows: number) {
     const { device } = model, { vocabularySize } = model.config;
-    this.settings = Tensor.zeros(device, "f32", [rows, 8]);
-    this.seeds = Tensor.zeros(device, "i32", [rows]);
-    this.counts = Tensor.zeros(device, "i32", [rows, vocabularySize]);
-    this.bias = Tensor.zeros(device, "f32", [rows, vocabularySize]);
+    this.#settings = Tensor.zeros(device, "f32", [rows, SAMPLE_SETTINGS]);
+    this.#seeds = Tensor.zeros(device, "i32", [rows]);
+    this.#counts = Tensor.zeros(device, "i32", [rows, vocabularySize]);
+    this.#bias = Tensor.zeros(device, "f32", [rows, vocabularySize]);
     this.logprobs = Tensor.zeros(device, "f32", [rows]);
+    this.#biased = new Array(rows).fill(false);
   }
 
-  /** Sets row 0 up for a prompt. */
-  start(prompt: ArrayLike<number>, options: SamplingOptions): void {
-    const vocabulary = this.counts.shape[1];
-    this.settings.write(settingsOf(options));
-    this.seeds.write(Int32Array.of(options.seed ?? Math.floor(Math.random() * 2 ** 31)));
+  /** Sets a row up for a prompt. Throws RangeError that names the setting. */
+  start(row: number, prompt: ArrayLike<number>, options: SamplingOptions): void {
+    const vocabulary = this.#counts.width;
+    this.#settings.write(settingsOf(options), row * SAMPLE_SETTINGS);
+    this.#seeds.write(Int32Array.of(options.seed ?? Math.floor(Math.random() * 2 ** 31)), row);
     const counts = new Int32Array(vocabulary);
     for (let i = 0; i < prompt.length; i++) counts[prompt[i]] = 1;
-    this.counts.write(counts);
-    const entries = Object.entries(options.logitBias ?? {});
-    if (entries.length || this.#biased) {
-      const bias = new Float32Array(vocabulary);
-      for (const [id, value] of entries) {
-        if (!(Number(id) >= 0 && Number(id) < vocabulary) || Number.isNaN(value)) {
-          throw new RangeError(`sampling: logitBias has token ${id}: ${value}; ids go from 0 to ${vocabulary - 1}`);
-        }
-        bias[Number(id)] = value;
-      }
-      this.bias.write(bias);
-      this.#biased = entries.length > 0;
-    }
+    this.#counts.write(counts, row * vocabulary);
+    this.setBias(row, biasOf(options, vocabulary));
   }
 
-  [Symbol.dispose](): void {
-    for (const tensor of [this.settings, this.seeds, this.counts, this.bias, this.logprobs]) tensor[Symbol.dispose]();
+  /** Sets what is added to a row's logits, f32 [vocabulary]; -Infinity forbids a token. */
+  setBias(row: number, bias: Float32Array | null): void {
+    if (bias) this.#bias.write(bias, row * this.#bias.width);
+    else if (this.#biased[row]) this.#bias.rows(row, 1).fill(0);
+    this.#biased[row] = bias !== null;
   }
+
+  /** Copies a row's state to another row. */
+  move(to: number, from: number): void {
+    for (const part of [this.#settings, this.#seeds, this.#counts, this.#bias]) {
+      part.rows(to, 1).copyFrom(part.rows(from, 1));
+    }
+    this.#biased[to] = this.#biased[from];
+  }
+
+  /** Draws `rows` ids from `logits`, f32 [rows, vocabulary], for sampler rows `first` on; see {@linkcode sample}. */
+  draw(ids: Tensor, logits: Tensor, positions: Tensor, rows: number, first: number = 0): void {
+    const part = (tensor: Tensor) => first === 0 ? tensor : tensor.rows(first, rows);
+    sample(ids, logits, {
+      rows,
+      logprobs: part(this.logprobs),
+      counts: part(this.#counts),
+      bias: part(this.#bias),
+      settings: part(this.#settings),
+      seeds: part(this.#seeds),
+      positions,
+    });
+  }
+
+  /** Frees the memory. */
+  [Symbol.dispose](): void {
+    for (const tensor of [this.#settings, this.#seeds, this.#counts, this.#bias, this.logprobs]) {
+      tensor[Symbol.dispose]();
+    }
+  }
+}
+
+/** The logit biases of `options` as a row, or null for none. Throws RangeError for a token outside the vocabulary. */
+export function biasOf(options: SamplingOptions, vocabulary: number): Float32Array | null {
+  const entries = Object.entries(options.logitBias ?? {});
+  if (entries.length === 0) return null;
+  const bias = new Float32Array(vocabulary);
+  for (const [id, value] of entries) {
+    if (!(Number(id) >= 0 && Number(id) < vocabulary) || Number.isNaN(value)) {
+      throw new RangeError(`sampling: logitBias has token ${id}: ${value}; ids go from 0 to ${vocabulary - 1}`);
+    }
+    bias[Number(id)] = value;
+  }
+  return bias;
 }
 
 /** One drawn token. */
@@ -129,8 +167,8 @@ export class Decoder implements Disposable {
   }
 
   #draw(): void {
-    const { ids, logits, positions } = this.#step, { logprobs, counts, bias, settings, seeds } = this.#sampler;
-    sample(ids, logits, { logprobs, counts, bias, settings, seeds, positions });
+    const { ids, logits, positions } = this.#step;
+    this.#sampler.draw(ids, logits, positions, 1);
     advance(positions);
   }
 
@@ -144,7 +182,7 @@ export class Decoder implements Disposable {
     options: SamplingOptions & { signal?: AbortSignal; onPrefill?: (done: number, total: number) => void } = {},
   ): AsyncGenerator<Token, void, void> {
     const step = this.#step, sampler = this.#sampler, model = this.#model;
-    sampler.start(prompt, options);
+    sampler.start(0, prompt, options);
     model.prefill(step.logits, sequence, prompt, { signal: options.signal, onProgress: options.onPrefill });
     step.slots.write(Int32Array.of(sequence.slot));
     step.positions.write(Int32Array.of(sequence.length - 1));

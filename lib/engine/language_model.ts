@@ -262,7 +262,7 @@ export class LanguageModel implements Disposable {
 }
 
 function isTokens(prompt: string | readonly ChatMessage[] | readonly number[]): prompt is readonly number[] {
-  return typeof prompt !== "string" && typeof prompt[0] === "number";
+  return typeof prompt !== "string" && (prompt.length === 0 || typeof prompt[0] === "number");
 }
 
 /** The calibration of a model for `config`: an explicit file, the model's own folder, or the data-free scheme. */

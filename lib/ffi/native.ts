@@ -5,12 +5,10 @@
  */
 import type { symbols } from "./symbols.ts";
 
-declare const brand: unique symbol;
-
 /** A non-null address or handle in the runtime's own form: an object in Deno, a number in Bun. */
 export interface NativePointer {
   /** Makes the type opaque. Has no value. */
-  readonly [brand]: never;
+  readonly nativePointer: never;
 }
 
 /** A device address, a handle, or NULL. */

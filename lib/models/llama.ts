@@ -120,11 +120,27 @@ export class Llama implements Disposable {
    * layer of uncompressed keys and values exists at a time. Writes the last token's logits, f32 [vocabulary], to `logits`.
    */
   prefill(logits: Tensor, sequence: Sequence, ids: ArrayLike<number>, options: PrefillOptions = {}): void {
+    for (const _ of this.prefillParts(logits, sequence, ids, options));
+    this.device.synchronize();
+  }
+
+  /**
+   * {@linkcode Llama.prefill} in parts: yields after every {@linkcode PREFILL_ROWS} rows of a layer, so that other work can
+   * run in between. Where the generator is left early, by an error or by `return`, the sequence is as `truncate` to its
+   * former length leaves it. Without `logits` the model's head is left out.
+   */
+  *prefillParts(
+    logits: Tensor | null,
+    sequence: Sequence,
+    ids: ArrayLike<number>,
+    options: PrefillOptions = {},
+  ): Generator<void, void, void> {
     const { config, weights, device, sizes } = this, tokens = ids.length, past = sequence.length;
     if (tokens === 0) throw new RangeError("prefill: no tokens");
     const before = sequence.exactFrom;
     sequence.extend(tokens);
     const owned: Disposable[] = [];
+    let complete = false;
     const empty = (dtype: "f32" | "i32", ...shape: number[]): Tensor => {
       const tensor = Tensor.empty(device, dtype, shape);
       owned.push(tensor);
@@ -179,18 +195,18 @@ export class Llama implements Disposable {
           });
           ops.linear(hidden, attention, layer.output, { rows, bias: layer.outputBias });
           this.#feedForward({ residual: residual.rows(first, rows), normed: input, hidden, gateUp, gated }, i, rows);
+          if (first + rows < tokens) yield;
         }
         sequence.expose(sequence.exactFrom);
         cacheLayer(sequence, i).quantize(keys, values, slots, positions, { rows: tokens, stride: kvStride });
         if (past > 0 && i + 1 < config.layers) sequence.expose(before);
         options.onProgress?.(i + 1, config.layers);
+        if (i + 1 < config.layers) yield;
       }
-      ops.linear(logits, normed.rows(tokens - 1, 1), weights.head, { rows: 1 });
-      device.synchronize();
-    } catch (error) {
-      sequence.truncate(past);
-      throw error;
+      if (logits) ops.linear(logits, normed.rows(tokens - 1, 1), weights.head, { rows: 1 });
+      complete = true;
     } finally {
+      if (!complete) sequence.truncate(past);
       for (const tensor of owned) tensor[Symbol.dispose]();
     }
   }
@@ -216,7 +232,7 @@ interface LlamaActivations {
 }
 
 /** Preallocated memory of {@linkcode Llama.forward} for up to `rows` rows; addresses stay fixed. */
-export class LlamaStep implements LlamaActivations, Disposable {
+export class LlamaStep implements Disposable {
   /** Rows at most. */
   readonly rows: number;
   /** Token ids, i32 [rows]. */

@@ -33,7 +33,7 @@ async function open(kv: KvSpec, options: { sequences?: number; context?: number;
 /** Teacher-forces tokens into sequences, `rows` at a time (all sequences' rows in one step), and returns the last logits. */
 function feed(model: Llama, cache: KvCache, sequences: Sequence[], tokens: number[][]): Float32Array[] {
   using step = new LlamaStep(model, sequences.length);
-  const logits = sequences.map(() => new Float32Array());
+  const logits: Float32Array[] = sequences.map(() => new Float32Array());
   for (let i = 0; i < Math.max(...tokens.map((t) => t.length)); i++) {
     const live = sequences.map((_, s) => s).filter((s) => i < tokens[s].length);
     step.ids.write(Int32Array.from(live, (s) => tokens[s][i]));

@@ -55,7 +55,7 @@ function settingsOf(device: Device, rows: number, settings: number[]): Tensor {
 
 testOnDevices("sample draws what the reference draws, seed 50", (device) => {
   const random = new Random(50), rows = 70;
-  for (const vocabulary of [2, 101, 4096]) {
+  for (const vocabulary of [2, 101, 1009]) {
     const values = random.normals(rows * vocabulary, 2),
       offsets = random.normals(rows * vocabulary).map((x) => x > 1.5 ? -Infinity : x);
     offsets.forEach((_, i) => i % vocabulary < 2 && (offsets[i] = 0));
@@ -89,7 +89,7 @@ testOnDevices("sample draws what the reference draws, seed 50", (device) => {
         found.forEach((id, r) => {
           const own = [before, offsets].map((x) => full ? row(x, r, vocabulary) : undefined);
           const expected = draw(row(values, r, vocabulary), numbers, uniform(seed[r], at[r]), ...own);
-          if (expected.margin < 1e-5) doubtful++;
+          if (expected.margin < 1e-6) doubtful++;
           else assertEquals(id, expected.id, `${name}, row ${r}`);
         });
         assert(doubtful <= 3, `${name}: ${doubtful} draws were too close to call`);

@@ -1,0 +1,122 @@
+/**
+ * Shapes that benchmarks of the cache share, and layers filled with random tokens of them.
+ *
+ * @module
+ */
+
+import { type Device, type Format, gaussianCodebook, KvLayer, Quantizer, randomNormal, Tensor } from "../mod.ts";
+
+/** Attention sizes of a model. */
+export interface Shape {
+  /** What it is called. */
+  name: string;
+  /** Query heads. */
+  heads: number;
+  /** Key/value heads. */
+  kvHeads: number;
+  /** Channels a head. */
+  headDim: number;
+}
+
+/** The embedded model's and Llama-3.1-8B's. */
+export const SHAPES: readonly Shape[] = [
+  { name: "8/2 heads of 64", heads: 8, kvHeads: 2, headDim: 64 },
+  { name: "32/8 heads of 128", heads: 32, kvHeads: 8, headDim: 128 },
+];
+
+/** Positions kept exactly, as by default. */
+const SINKS = 4, WINDOW = 128, RECENT = 192;
+
+/** A layer whose `slots` sequences all hold `tokens` random tokens, each in pages of its own. */
+export class FilledLayer implements Disposable {
+  /** The layer. */
+  readonly layer: KvLayer;
+  /** Bytes that attention over one slot reads at least: codes, scales and exact tokens. */
+  readonly bytes: number;
+  readonly #owned = new DisposableStack();
+
+  /** Encodes `tokens` tokens once and copies their pages to the other slots. */
+  constructor(
+    device: Device,
+    shape: Shape,
+    formats: { keys: Format; values: Format },
+    tokens: number,
+    slots: number,
+    options: { tokenScale?: boolean; perHead?: boolean } = {},
+  ) {
+    const { kvHeads, headDim } = shape, pages = Math.ceil(tokens / 64), exact = formats.keys.bits === 16;
+    const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
+    const quantizers = [formats.keys, formats.values].map((format) => {
+      const { bits, subDim } = format, codebookHeads = options.perHead ? kvHeads : 1;
+      const codebook = bits === 16 ? null : gaussianCodebook(format.name);
+      const all = codebook && new Float32Array(codebookHeads * codebook.length);
+      for (let head = 0; all && head < codebookHeads; head++) all.set(codebook!, head * codebook!.length);
+      using codebooks = all && Tensor.from(device, all, [codebookHeads, 2 ** bits, subDim]);
+      const { tokenScale = false } = options;
+      return keep(
+        new Quantizer(device, {
+          kvHeads,
+          headDim,
+          subDim,
+          bits,
+          codebooks,
+          codebookHeads: bits === 16 ? 1 : codebookHeads,
+          hadamard: bits < 16,
+          tokenScale: bits < 16 && tokenScale,
+        }),
+      );
+    });
+    const [keyPages, valuePages] = quantizers.map((side) =>
+      keep(Tensor.empty(device, "u8", [slots * pages, side.pageBytes]))
+    );
+    const recent = exact ? 0 : RECENT, sinks = exact ? 0 : SINKS, window = exact ? 0 : WINDOW;
+    const rows = (count: number, seed: number) => {
+      if (count === 0) return null;
+      const tensor = keep(Tensor.empty(device, "bf16", [slots, kvHeads, count, headDim]));
+      randomNormal(tensor, { seed });
+      return tensor;
+    };
+    const table = Int32Array.from({ length: slots * pages }, (_, i) => i);
+    this.layer = keep(
+      new KvLayer(device, {
+        keys: quantizers[0],
+        values: quantizers[1],
+        keyPages,
+        valuePages,
+        keyRecent: rows(recent, 1),
+        valueRecent: rows(recent, 2),
+        keySinks: rows(sinks, 3),
+        valueSinks: rows(sinks, 4),
+        pageTable: keep(Tensor.from(device, table, [slots, pages])),
+        exactFrom: keep(Tensor.from(device, new Int32Array(slots).fill(Math.max(0, tokens - recent)), [slots])),
+        sinks,
+        window,
+        recent,
+      }),
+    );
+    const chunk = Math.min(tokens, 4096);
+    using keys = Tensor.empty(device, "f32", [chunk, kvHeads * headDim]);
+    using values = Tensor.empty(device, "f32", [chunk, kvHeads * headDim]);
+    using zeros = Tensor.zeros(device, "i32", [chunk]);
+    using positions = Tensor.empty(device, "i32", [chunk]);
+    for (let begin = 0; begin < tokens; begin += chunk) {
+      const count = Math.min(chunk, tokens - begin);
+      randomNormal(keys, { seed: 10 + begin });
+      randomNormal(values, { seed: 11 + begin });
+      positions.write(Int32Array.from({ length: count }, (_, i) => begin + i));
+      this.layer.quantize(keys, values, zeros, positions, { rows: count });
+    }
+    for (const side of [keyPages, valuePages]) {
+      const first = side.rows(0, pages);
+      for (let slot = 1; slot < slots; slot++) side.rows(slot * pages, pages).copyFrom(first);
+    }
+    const coded = exact ? tokens : Math.max(0, tokens - SINKS - WINDOW);
+    this.bytes = coded * (quantizers[0].pageBytes + quantizers[1].pageBytes) / 64 +
+      (tokens - coded) * kvHeads * headDim * 2 * 2;
+  }
+
+  /** Frees it. */
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
+}

@@ -1,0 +1,123 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { test } from "node:test";
+import {
+  calibrate,
+  Device,
+  EMBEDDED_MODEL,
+  kvConfig,
+  Llama,
+  loadCalibration,
+  modelFingerprint,
+  PRESETS,
+  readCalibration,
+  readText,
+  textWindows,
+  Tokenizer,
+  WeightsError,
+  writeCalibration,
+} from "../../mod.ts";
+
+const folder = fileURLToPath(EMBEDDED_MODEL), fingerprint = modelFingerprint(folder);
+const shape = { layers: 8, kvHeads: 2, headDim: 64 };
+const file = (preset: string) => `${folder}/calibration/${preset}.vecinfer.safetensors`;
+
+/** A folder that is gone after `use`. */
+function inFolder(use: (folder: string) => void): void {
+  const temporary = mkdtempSync(join(tmpdir(), "vecinfer-"));
+  try {
+    use(temporary);
+  } finally {
+    rmSync(temporary, { recursive: true });
+  }
+}
+
+test("every preset of the embedded model has a calibration", () => {
+  for (const preset of Object.keys(PRESETS).filter((name) => name !== "bf16")) {
+    const { keys, values } = readCalibration(file(preset), fingerprint, shape, kvConfig(preset));
+    assertEquals([keys!.layers.length, values!.layers.length], [8, 8]);
+    assert(keys!.hadamard && keys!.smooth && !values!.hadamard && !values!.smooth);
+  }
+});
+
+test("a calibration of another model, shape or format is refused with the file's name", () => {
+  const path = file("vq2"), config = kvConfig("vq2");
+  assertThrows(
+    () => readCalibration(path, "0".repeat(64), shape, config),
+    WeightsError,
+    `${path}: made for another model`,
+  );
+  assertThrows(
+    () => readCalibration(path, fingerprint, shape, kvConfig("vq4")),
+    WeightsError,
+    "holds keys as d4b8, d2b8",
+  );
+  assertThrows(() => readCalibration(path, fingerprint, { ...shape, headDim: 128 }, config), WeightsError, "smooth");
+  assertThrows(() => readCalibration(path, fingerprint, { ...shape, layers: 9 }, config), WeightsError, "layers.8");
+});
+
+test("truncated and altered calibration files end in an error that names them", () => {
+  inFolder((temporary) => {
+    const bytes = readFileSync(file("vq1")), path = join(temporary, "vq1.vecinfer.safetensors");
+    const read = () => readCalibration(path, fingerprint, shape, kvConfig("vq1"));
+    for (const length of [0, 7, 100, 3000, bytes.length - 1]) {
+      writeFileSync(path, bytes.subarray(0, length));
+      assertThrows(read, WeightsError, path);
+    }
+    const nan = Uint8Array.from(bytes), header = Number(new DataView(nan.buffer).getBigUint64(0, true));
+    nan.fill(0xff, 8 + header, 8 + header + 64);
+    writeFileSync(path, nan);
+    assertThrows(read, WeightsError, "not finite");
+    writeFileSync(path, bytes);
+    assert(read().keys);
+  });
+});
+
+test("calibration is deterministic for a seed, and what is written is what is read", async () => {
+  using device = Device.open({ device: "cpu" });
+  using model = await Llama.load(device, folder);
+  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
+    config = kvConfig("vq2");
+  const recipe = { perHead: true, tokenScale: true, valueHadamard: true, iterations: 3, samples: 4000 };
+  const [first, again] = [
+    await calibrate(model, config, windows, recipe),
+    await calibrate(model, config, windows, recipe),
+  ];
+  assertEquals(first, again);
+  const other = await calibrate(model, config, windows, { ...recipe, seed: 1 });
+  assert(other.keys.layers[0].codebook.some((x, i) => x !== first.keys.layers[0].codebook[i]));
+  inFolder((temporary) => {
+    const path = join(temporary, "vq2.vecinfer.safetensors");
+    writeCalibration(path, first, shape, fingerprint);
+    const back = readCalibration(path, fingerprint, shape, config);
+    for (const which of ["keys", "values"] as const) {
+      const [wrote, read] = [first[which], back[which]!];
+      assertEquals([read.codebookHeads, read.hadamard, read.tokenScale, read.smooth], [
+        2,
+        true,
+        true,
+        which === "keys",
+      ]);
+      wrote.layers.forEach((layer, i) => {
+        assertEquals(read.layers[i].codebook, Float32Array.from(Float16Array.from(layer.codebook)));
+        assertEquals(read.layers[i].smooth, layer.smooth);
+      });
+    }
+  });
+});
+
+test("without a file the data-free scheme is taken, side by side where only one has a file", async () => {
+  using device = Device.open({ device: "cpu" });
+  using model = await Llama.load(device, folder);
+  const { keys, values } = loadCalibration(folder, model, kvConfig({ keys: "d4b10", values: "vq2" }));
+  assertEquals(keys.origin, "data-free");
+  assert(keys.hadamard && keys.tokenScale && values.origin.endsWith("vq2.vecinfer.safetensors"));
+  assertThrows(
+    () => loadCalibration(folder, model, kvConfig("vq2"), "missing.safetensors"),
+    WeightsError,
+    "missing.safetensors",
+  );
+});
