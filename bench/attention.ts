@@ -1,42 +1,85 @@
 /**
- * Decode attention, one query row over a sequence of 1k, 4k and 16k tokens, for bf16 and every preset.
+ * Decode attention, one query row a sequence, for bf16 and every preset.
  *
  * @module
  */
 
+import { readFileSync } from "node:fs";
 import { attention, FORMATS, kvConfig, PRESETS, randomNormal, Tensor } from "../mod.ts";
+import { UsageError } from "../scripts/command.ts";
 import { benchmark, ROTATION_BYTES } from "./frame.ts";
-import { FilledLayer, SHAPES } from "./shapes.ts";
+import { FilledLayer, type Shape } from "./shapes.ts";
 
-const MIXED = "d4b10+d8b12";
+/** Presets, and what beside them is part of the kernels: token scales, codebooks per KV head, uneven bits. */
+const CACHES = [
+  ...Object.keys(PRESETS),
+  "d4b10+d8b12",
+  "d4b10+d4b6",
+  "vq2 + scale",
+  "vq2 + scale + head codebooks",
+];
 
-await benchmark("attention", "decode attention over a cache: bf16, every preset, and what token scales cost", {
-  tokens: { type: "string", default: "1024,4096,16384", help: "sequence lengths, with commas" },
+/** A line of bench/baselines/bf16_attention.py. */
+interface Baseline {
+  batch: number;
+  tokens: number;
+  heads: number;
+  kv_heads: number;
+  head_dim: number;
+  best: string;
+  ms: number;
+}
+
+/** "32/8x128": query heads, KV heads, channels a head. */
+function shapeOf(text: string): Shape {
+  const match = /^(\d+)\/(\d+)x(\d+)$/.exec(text);
+  if (!match) throw new UsageError(`--shapes has "${text}"; heads as 32/8x128 are needed`);
+  const [heads, kvHeads, headDim] = match.slice(1).map(Number);
+  return { name: `${heads}/${kvHeads} heads of ${headDim}`, heads, kvHeads, headDim };
+}
+
+await benchmark("attention", "decode attention over a cache: bf16, every preset, and what scales and codebooks cost", {
+  shapes: { type: "string", default: "8/2x64,32/8x128", help: "query/KV heads x channels, with commas" },
+  cases: { type: "string", default: "1x1024,1x4096,1x16384", help: "sequences x tokens, with commas" },
+  caches: { type: "string", default: CACHES.join(","), help: "presets or formats, with commas" },
+  baseline: { type: "string", help: "lines of baselines/bf16_attention.py from the same run, to compare with" },
 }, async ({ device, time }, options) => {
-  for (const shape of SHAPES) {
-    for (const tokens of String(options.tokens).split(",").map(Number)) {
+  const baselines: Baseline[] = options.baseline === undefined
+    ? []
+    : readFileSync(String(options.baseline), "utf8").trim().split("\n").map((line) => JSON.parse(line));
+  for (const shape of String(options.shapes).split(",").map(shapeOf)) {
+    for (const entry of String(options.cases).split(",")) {
+      const [batch, tokens] = entry.split("x").map(Number), { heads, kvHeads, headDim } = shape;
+      const peer = baselines.find((line) =>
+        line.batch === batch && line.tokens === tokens && line.heads === heads && line.kv_heads === kvHeads &&
+        line.head_dim === headDim
+      );
       let exact = 0;
-      for (const name of [...Object.keys(PRESETS), MIXED, "vq2 + scale", "vq2 + scale + head codebooks"]) {
+      for (const name of String(options.caches).split(",")) {
         const [preset] = name.split(" "), tokenScale = name.includes("scale"), perHead = name.includes("head");
         const [keys, values = keys] = preset.split("+");
         const config = kvConfig(keys in FORMATS ? { keys, values } : preset);
-        const codes = tokens * shape.kvHeads * shape.headDim *
+        const codes = batch * tokens * kvHeads * headDim *
           (config.keys.bits / config.keys.subDim + config.values.bits / config.values.subDim) / 8;
-        const slots = Math.max(1, Math.ceil(ROTATION_BYTES / codes));
+        const turns = Math.max(1, Math.ceil(ROTATION_BYTES / codes)), slots = turns * batch;
         using filled = new FilledLayer(device, shape, config, tokens, slots, { tokenScale, perHead });
-        using q = Tensor.empty(device, "f32", [1, shape.heads * shape.headDim]);
-        using out = Tensor.empty(device, "f32", [1, shape.heads * shape.headDim]);
-        using position = Tensor.from(device, Int32Array.of(tokens - 1));
+        using q = Tensor.empty(device, "f32", [batch, heads * headDim]);
+        using out = Tensor.empty(device, "f32", [batch, heads * headDim]);
+        using positions = Tensor.from(device, new Int32Array(batch).fill(tokens - 1));
         using slotIds = Tensor.from(device, Int32Array.from({ length: slots }, (_, i) => i));
         randomNormal(q, { seed: 5 });
-        const turns = Array.from({ length: slots }, (_, slot) => slotIds.rows(slot, 1));
+        const rows = Array.from({ length: turns }, (_, turn) => slotIds.rows(turn * batch, batch));
         const figure = await time(
-          `${shape.name}, ${tokens} tokens, ${name}`,
-          (turn) => attention(out, q, filled.layer, turns[turn % slots], position),
-          { bytes: filled.bytes },
+          `${shape.name}, ${entry} tokens, ${name}`,
+          (turn) => attention(out, q, filled.layer, rows[turn % turns], positions),
+          { bytes: batch * filled.bytes },
         );
         if (name === "bf16") exact = figure.median;
-        else figure.ratio = exact / figure.median;
+        if (exact) figure.ratio = exact / figure.median;
+        if (peer) {
+          figure.peer = { name: `PyTorch ${peer.best}, bf16`, milliseconds: peer.ms, ratio: peer.ms / figure.median };
+          console.error(`  ${peer.ms.toFixed(3)} ms of ${figure.peer.name}: ${figure.peer.ratio.toFixed(2)}x`);
+        }
       }
     }
   }

@@ -31,8 +31,10 @@ export interface Figure {
   floor?: number;
   /** What the floor counts. */
   floorOf?: string;
-  /** How many times faster than the bf16 figure of the same sizes. */
+  /** How many times faster than this project's bf16 figure of the same sizes. */
   ratio?: number;
+  /** What another system took in the same run, and how many times faster this is. */
+  peer?: { name: string; milliseconds: number; ratio: number };
 }
 
 /** What a benchmark gets. */

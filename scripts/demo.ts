@@ -28,7 +28,7 @@ import { command } from "./command.ts";
 import { configText, deviceOptions, MODEL_OPTIONS, table, whole } from "./options.ts";
 
 const { device: deviceOption, threads, library } = MODEL_OPTIONS;
-const PROMPT = "To install the package, run";
+const PROMPT = "See the documentation for";
 /** Tokens of the speed measurement: a prompt, and tokens decoded after it. */
 const PREFILL = 1024, DECODE = 64;
 

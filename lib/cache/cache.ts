@@ -157,6 +157,11 @@ export class KvCache implements Disposable {
     return this.#freePages.length;
   }
 
+  /** Pages that more than one sequence holds. */
+  get sharedPages(): number {
+    return this.#references.reduce((count, references) => count + Number(references > 1), 0);
+  }
+
   /** Tokens that one step may add to a sequence: the ring's surplus over the window. Without a ring, no limit. */
   get stepTokens(): number {
     return this.config.recent === 0 ? Infinity : this.config.recent - this.config.window;
