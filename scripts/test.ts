@@ -119,6 +119,8 @@ function sanitizers(library: string): NodeJS.ProcessEnv {
   return {
     // The folder, so that no CUDA library is found: the CPU library is what is checked.
     VECINFER_LIB: dirname(library),
+    // Tests that take minutes without the sanitizers are skipped by name with them.
+    VECINFER_SANITIZE: "1",
     // The C++ library is preloaded too: the sanitizer looks for __cxa_throw when it starts.
     LD_PRELOAD: files.join(" "),
     // A runtime never frees what it holds at exit; an absurd size is to fail as it does without the sanitizer.

@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { readFileSync } from "node:fs";
+import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { EMBEDDED_MODEL, evaluate, LanguageModel, readText, Tensor, textWindows } from "../../mod.ts";
@@ -26,7 +27,9 @@ test("logits of the embedded model are within 2e-2 of the reference", async () =
   assert(Math.abs(logSumExp - golden.logits.logsumexp) <= 2e-2, `log-sum-exp ${logSumExp}`);
 });
 
-test("perplexity of the embedded model is within 0.2 % of the reference, with a bf16 cache", async () => {
+const skip = process.env.VECINFER_SANITIZE ? "takes minutes under sanitizers" : false;
+
+test("perplexity of the embedded model is within 0.2 % of the reference, with a bf16 cache", { skip }, async () => {
   using model = await load();
   const windows = textWindows(model.tokenizer, readText(`${folder}/eval.txt`), 2049, 8);
   const [quality] = await evaluate(model.model, model.cache, [], windows);

@@ -22,3 +22,6 @@ export function testOnDevices(name: string, run: (device: Device) => void | Prom
   if (cuda instanceof Device) test(`${name}: cuda`, () => run(cuda));
   else test(`${name}: cuda`, { skip: cuda.message.split("\n")[0] }, () => {});
 }
+
+/** Why tests of the CUDA library are skipped here, or false. */
+export const skipCuda: string | false = cuda instanceof Device ? false : cuda.message.split("\n")[0];

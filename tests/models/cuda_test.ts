@@ -1,0 +1,73 @@
+import { assert, assertEquals } from "@std/assert";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import {
+  Device,
+  EMBEDDED_MODEL,
+  evaluate,
+  KvCache,
+  kvConfig,
+  LanguageModel,
+  Llama,
+  loadCalibration,
+  PRESETS,
+  readText,
+  textWindows,
+  Tokenizer,
+} from "../../mod.ts";
+import { skipCuda as skip } from "../support/device.ts";
+
+const folder = fileURLToPath(EMBEDDED_MODEL), golden = JSON.parse(readFileSync(`${folder}/golden.json`, "utf8"));
+const windows = (count: number) => textWindows(Tokenizer.open(folder), readText(`${folder}/eval.txt`), 2049, count);
+
+async function qualities(name: "cpu" | "cuda", count: number, presets: string[]) {
+  using device = Device.open({ device: name });
+  using model = await Llama.load(device, folder);
+  using owned = new DisposableStack();
+  const [reference, ...caches] = ["bf16", ...presets].map((preset) => {
+    const config = kvConfig(preset);
+    return owned.use(
+      new KvCache(device, model.cacheShape, config, loadCalibration(folder, model, config), { context: 2048 }),
+    );
+  });
+  return await evaluate(model, reference, caches, windows(count));
+}
+
+test("cuda: perplexity of the embedded model is within 0.5 % of the reference", { skip }, async () => {
+  const [{ perplexity }] = await qualities("cuda", 8, []);
+  assert(Math.abs(perplexity / golden.perplexity.perplexity - 1) <= 5e-3, `perplexity ${perplexity}`);
+});
+
+for (const { prompt, ids } of golden.greedy as { prompt: string; ids: number[] }[]) {
+  test(`cuda: greedy continuation of "${prompt}" is the reference's`, { skip }, async () => {
+    using model = await LanguageModel.load(EMBEDDED_MODEL, { kv: "bf16", device: "cuda" });
+    const begin = model.encode(prompt).length;
+    const { tokens } = await model.complete(prompt, { maxTokens: 32 });
+    assertEquals(tokens.map(({ id }) => id), ids.slice(begin, begin + 32));
+  });
+}
+
+test("cuda: every preset costs what it costs on the CPU, within 1 %", { skip }, async () => {
+  const presets = Object.keys(PRESETS).slice(1);
+  const [cpu, cuda] = [await qualities("cpu", 1, presets), await qualities("cuda", 1, presets)];
+  cpu.forEach((expected, i) => {
+    const found = cuda[i], name = ["bf16", ...presets][i];
+    const close = (a: number, b: number) => Math.abs(a - b) <= 0.01 * b;
+    assert(
+      close(found.perplexity, expected.perplexity),
+      `${name}: perplexity ${found.perplexity}, on the CPU ${expected.perplexity}`,
+    );
+    assert(i === 0 || close(found.kl, expected.kl), `${name}: KL ${found.kl}, on the CPU ${expected.kl}`);
+    assert(close(found.top1, expected.top1), `${name}: top-1 ${found.top1}, on the CPU ${expected.top1}`);
+  });
+});
+
+test("cuda: a batch of sequences with a coded cache writes what the CPU writes", { skip }, async () => {
+  const texts: string[] = [];
+  for (const device of ["cpu", "cuda"] as const) {
+    using model = await LanguageModel.load(EMBEDDED_MODEL, { kv: "vq2", device });
+    texts.push((await model.complete("See the documentation for", { maxTokens: 32 })).text);
+  }
+  assertEquals(texts[1], texts[0]);
+});
