@@ -88,7 +88,8 @@ function timeCuda(device: Device, call: (turn: number) => void): Omit<Figure, "n
   return { median: times[10], p25: times[5], p75: times[15] };
 }
 
-function commit(): string {
+/** The commit, with a plus where the tree has changes. */
+export function commit(): string {
   try {
     const git = (...args: string[]) =>
       execFileSync("git", args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
@@ -100,7 +101,7 @@ function commit(): string {
 }
 
 /** The runtime and its version. */
-function runtime(): string {
+export function runtime(): string {
   const { Bun, Deno } = globalThis as unknown as { Bun?: { version: string }; Deno?: { version: { deno: string } } };
   return Bun ? `Bun ${Bun.version}` : Deno ? `Deno ${Deno.version.deno}` : `Node ${process.version}`;
 }

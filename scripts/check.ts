@@ -46,7 +46,7 @@ const checks: Record<string, Check> = {
   "symbols in step with the header": () => run(process.execPath, "run", ...allow(), "scripts/symbols.ts", "--check"),
   "import direction": () => run(process.execPath, "run", ...allow(), "scripts/imports.ts"),
   "publish": () => run(deno, "publish", "--dry-run", "--allow-dirty"),
-  "documentation": () => run(deno, "doc", "--lint", "mod.ts"),
+  "documentation": () => run(deno, "doc", "--lint", "mod.ts", "lib/server/mod.ts"),
   "header as C11": header,
   "CUDA library": cuda,
 };

@@ -1,0 +1,344 @@
+/**
+ * Load on a server: what clients see, and what it costs the server. Starts scripts/serve.ts in a process of its own, or
+ * takes a running server.
+ *
+ * - load: clients one after another's answers (`--clients`), or arrivals at random moments whatever the server does
+ *   (`--rate`, an open loop); prompts and answers of mixed lengths; a share of the clients leaves in the middle of the stream.
+ * - batch: tokens a second of one client and of several.
+ * - prefix: time to the first token of a long prompt, read for the first time and again.
+ *
+ * @module
+ */
+
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import os from "node:os";
+import { dirname } from "node:path";
+import process from "node:process";
+import { fileURLToPath } from "node:url";
+import { EMBEDDED_MODEL } from "../mod.ts";
+import { command, UsageError } from "../scripts/command.ts";
+import { commit, runtime, table } from "./frame.ts";
+
+/** What one request saw. Times in milliseconds. */
+interface Seen {
+  first: number | undefined;
+  between: number[];
+  tokens: number;
+  text: string;
+  outcome: "ended" | "left" | `status ${number}` | "error";
+}
+
+/** Uniform numbers in [0, 1) that repeat (xorshift32). */
+function uniform(seed: number): () => number {
+  let state = seed | 1;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 2 ** 32;
+  };
+}
+
+/** Sends a completion and reads its stream; leaves after `leaveAfter` pieces of text. */
+async function ask(
+  url: string,
+  body: Record<string, unknown>,
+  signal: AbortSignal,
+  leaveAfter = Infinity,
+): Promise<Seen> {
+  const seen: Seen = { first: undefined, between: [], tokens: 0, text: "", outcome: "error" };
+  const abort = new AbortController(), started = performance.now();
+  let last = started, pieces = 0;
+  try {
+    const response = await fetch(`${url}/v1/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ ...body, stream: true, stream_options: { include_usage: true } }),
+      signal: AbortSignal.any([signal, abort.signal]),
+    });
+    if (!response.ok) {
+      await response.text();
+      return { ...seen, outcome: `status ${response.status}` };
+    }
+    let held = "";
+    for await (const part of response.body!.pipeThrough(new TextDecoderStream())) {
+      const events = (held + part).split("\n\n");
+      held = events.pop()!;
+      for (const event of events) {
+        if (event === "data: [DONE]") return { ...seen, outcome: "ended" };
+        if (!event.startsWith("data: ")) continue;
+        const data = JSON.parse(event.slice(6));
+        if (data.error) return seen;
+        if (data.usage) seen.tokens = data.usage.completion_tokens;
+        if (!data.choices[0]?.text) continue;
+        const now = performance.now();
+        seen.text += data.choices[0].text;
+        if (seen.first === undefined) seen.first = now - started;
+        else seen.between.push(now - last);
+        last = now;
+        seen.tokens = Math.max(seen.tokens, ++pieces);
+        if (pieces >= leaveAfter) {
+          abort.abort();
+          return { ...seen, outcome: "left" };
+        }
+      }
+    }
+    return seen;
+  } catch (error) {
+    if (signal.aborted) return { ...seen, outcome: "left" };
+    return { ...seen, text: String(error) };
+  }
+}
+
+interface Quantiles {
+  count: number;
+  p50: number;
+  p95: number;
+  p99: number;
+  max: number;
+}
+
+function quantiles(values: number[]): Quantiles {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (share: number) => sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? NaN;
+  return { count: sorted.length, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1) };
+}
+
+/** The server's counts that matter after a load. */
+interface State {
+  rss: number;
+  deviceBytes: number;
+  freePages: number;
+  prefixPages: number;
+  sequences: number;
+  waiting: number;
+  loop: { le: number; count: number }[];
+}
+
+async function state(url: string): Promise<State> {
+  const metrics = await (await fetch(`${url}/metrics`)).text(), stats = await (await fetch(`${url}/stats`)).json();
+  const [model] = stats.models;
+  return {
+    rss: Number(/^process_resident_memory_bytes (\S+)/m.exec(metrics)?.[1]),
+    deviceBytes: stats.deviceBytes,
+    freePages: model.pages.free,
+    prefixPages: model.pages.prefix,
+    sequences: model.sequences,
+    waiting: model.waiting,
+    loop: [...metrics.matchAll(/^vecinfer:event_loop_delay_seconds_bucket\{le="(\S+?)"\} (\d+)/gm)]
+      .map(([, le, count]) => ({ le: le === "+Inf" ? Infinity : Number(le), count: Number(count) })),
+  };
+}
+
+/** The state once nothing runs. */
+async function quiet(url: string): Promise<State> {
+  for (let i = 0; i < 100; i++) {
+    const now = await state(url);
+    if (now.sequences + now.waiting === 0) return now;
+    await wait(100);
+  }
+  return await state(url);
+}
+
+/** Upper bounds of the buckets that hold the quantiles of what was counted between two states, in milliseconds. */
+function loopDelay(before: State, after: State): { p50: number; p99: number } {
+  const counts = after.loop.map(({ le, count }, i) => ({ le, count: count - before.loop[i].count }));
+  const total = counts.at(-1)?.count ?? 0;
+  const at = (share: number) => 1000 * (counts.find(({ count }) => count >= share * total)?.le ?? NaN);
+  return { p50: at(0.5), p99: at(0.99) };
+}
+
+/** Starts a server and waits for it. */
+async function start(args: string[], signal: AbortSignal): Promise<{ url: string; child: ChildProcess }> {
+  const script = fileURLToPath(new URL("../scripts/serve.ts", import.meta.url));
+  const allow = "Deno" in globalThis ? ["run", "--allow-all", "--no-check"] : ["run"];
+  const child = spawn(process.execPath, [...allow, script, "--quiet", "--port", "0", ...args], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let text = "";
+  return await new Promise((resolve, reject) => {
+    child.stderr!.setEncoding("utf8").on("data", (part: string) => {
+      text += part;
+      const match = /serving +(http\S+)\/v1/.exec(text);
+      if (match) resolve({ url: match[1], child });
+    });
+    child.on("close", () => reject(new Error(`the server ended: ${text}`)));
+    signal.addEventListener("abort", () => child.kill());
+  });
+}
+
+const wait = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
+
+await command({
+  name: "bench/serve",
+  summary: "load on a server: time to first token, time between tokens, tokens/s, memory after it",
+  usage: "bench/serve.ts [options] [load|batch|prefix]...",
+  positionals: [0, 3],
+  options: {
+    url: { type: "string", help: "a running server (default: starts one)" },
+    kv: { type: "string", short: "k", default: "vq2", help: "cache of the server that is started" },
+    device: { type: "string", short: "d", default: "auto", help: "device of the server that is started" },
+    model: { type: "string", short: "m", default: "assets/tiny-llama", help: "model of the server that is started" },
+    sequences: { type: "number", default: 64, help: "sequences at once of the server that is started" },
+    clients: { type: "number", default: 64, help: "clients at once" },
+    rate: { type: "number", help: "requests a second at random moments, in place of clients that wait" },
+    seconds: { type: "number", short: "s", default: 60, help: "duration of the load" },
+    warm: { type: "number", default: 10, help: "seconds of the same load before it, not counted" },
+    leave: { type: "number", default: 0.33, help: "share of clients that leave in the middle of a stream" },
+    seed: { type: "number", default: 1, help: "of lengths and moments" },
+    out: { type: "string", short: "o", help: "write the results to this JSON file" },
+    json: { type: "boolean", help: "print one JSON object" },
+  },
+}, async ({ options, positionals, signal }) => {
+  const parts = positionals.length > 0 ? positionals : ["load", "batch", "prefix"];
+  for (const part of parts) {
+    if (!["load", "batch", "prefix"].includes(part)) throw new UsageError(`'${part}' is none of load, batch, prefix`);
+  }
+  const args = ["--kv", options.kv, "--device", options.device, "--model", options.model];
+  const started = options.url === undefined
+    ? await start([...args, "--sequences", String(options.sequences)], signal)
+    : undefined;
+  const url = options.url ?? started!.url, random = uniform(options.seed);
+  const source = readFileSync(`${fileURLToPath(EMBEDDED_MODEL)}/eval.txt`, "utf8");
+  const config = await (await fetch(`${url}/config`)).json(), model = config.models[0];
+  const say = (text: string) => options.json || console.log(text);
+  const results: Record<string, unknown> = {};
+
+  /** A length between two, as likely short as long on a logarithmic scale. */
+  const length = (low: number, high: number) => Math.round(low * (high / low) ** random());
+  /** Some text of the evaluation's, about four characters a token, that no other request has. */
+  const excerpt = (tokens: number) => {
+    const begin = Math.floor(random() * (source.length - 4 * tokens));
+    return source.slice(begin, begin + 4 * tokens);
+  };
+  const request = () => ({
+    model: model.id,
+    prompt: excerpt(length(8, 800)),
+    max_tokens: length(16, 160),
+    temperature: 0.8,
+  });
+
+  if (parts.includes("load")) {
+    const load = async (seconds: number): Promise<Seen[]> => {
+      const seen: Seen[] = [], until = performance.now() + seconds * 1000;
+      const one = async () => {
+        const body = request();
+        const leaveAfter = random() < options.leave ? 1 + Math.floor(random() * body.max_tokens / 2) : Infinity;
+        seen.push(await ask(url, body, signal, leaveAfter));
+      };
+      if (options.rate === undefined) {
+        await Promise.all(Array.from({ length: options.clients }, async () => {
+          while (performance.now() < until) await one();
+        }));
+      } else {
+        const open: Promise<void>[] = [];
+        while (performance.now() < until) {
+          open.push(one());
+          // Poisson arrivals.
+          await wait(-Math.log(1 - random()) * 1000 / options.rate);
+        }
+        await Promise.all(open);
+      }
+      return seen;
+    };
+    await load(options.warm);
+    const before = await quiet(url), begin = performance.now(), memory: number[] = [];
+    const sampling = setInterval(() => void state(url).then(({ rss }) => memory.push(rss)), 10_000);
+    const seen = await load(options.seconds), seconds = (performance.now() - begin) / 1000;
+    clearInterval(sampling);
+    const after = await quiet(url);
+    const outcomes: Record<string, number> = {};
+    for (const { outcome } of seen) outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+    const problems = seen.filter(({ outcome }) => outcome === "error").slice(0, 3).map(({ text }) => text.slice(-200));
+    results.load = {
+      clients: options.rate === undefined ? options.clients : undefined,
+      rate: options.rate,
+      seconds,
+      requests: seen.length,
+      outcomes,
+      problems,
+      tokens: seen.reduce((sum, { tokens }) => sum + tokens, 0),
+      tokensPerSecond: seen.reduce((sum, { tokens }) => sum + tokens, 0) / seconds,
+      firstToken: quantiles(seen.flatMap(({ first }) => first ?? [])),
+      betweenTokens: quantiles(seen.flatMap(({ between }) => between)),
+      eventLoopDelay: loopDelay(before, after),
+      rssEvery10Seconds: memory,
+      before: { ...before, loop: undefined },
+      after: { ...after, loop: undefined },
+    };
+  }
+
+  if (parts.includes("batch")) {
+    const rates: Record<string, number> = {};
+    for (const clients of [1, 2, 4, 8, 16]) {
+      const body = () => ({
+        model: model.id,
+        prompt: excerpt(16),
+        max_tokens: 128,
+        temperature: 0,
+        logit_bias: { 1: -100 },
+      });
+      await ask(url, body(), signal);
+      const begin = performance.now();
+      const seen = await Promise.all(Array.from({ length: clients }, () => ask(url, body(), signal)));
+      rates[clients] = seen.reduce((sum, { tokens }) => sum + tokens, 0) / (performance.now() - begin) * 1000;
+    }
+    results.batch = { tokensPerSecond: rates, gainOf8: rates[8] / rates[1] };
+  }
+
+  if (parts.includes("prefix")) {
+    const body = { model: model.id, prompt: source.slice(0, 6000), max_tokens: 16, temperature: 0 };
+    const usage = await (await fetch(`${url}/v1/completions`, {
+      method: "POST",
+      body: JSON.stringify({ ...body, prompt: `Warm up. ${body.prompt}`, max_tokens: 1 }),
+    })).json();
+    const miss = await ask(url, body, signal), hits = [];
+    for (let i = 0; i < 5; i++) hits.push(await ask(url, body, signal));
+    const hit = quantiles(hits.flatMap(({ first }) => first ?? [])).p50;
+    results.prefix = {
+      promptTokens: usage.usage.prompt_tokens,
+      firstTokenMiss: miss.first,
+      firstTokenHit: hit,
+      gain: miss.first! / hit,
+      identical: hits.every(({ text }) => text === miss.text),
+    };
+  }
+
+  const file = {
+    name: "serve",
+    date: new Date().toISOString(),
+    commit: commit(),
+    runtime: runtime(),
+    machine: { cpu: os.cpus()[0]?.model ?? "unknown", cores: os.cpus().length, memory: os.totalmem() },
+    server: {
+      device: model.device,
+      kv: model.kv,
+      sequences: model.sequences,
+      block: model.block,
+      prefixes: model.prefixes,
+    },
+    ...results,
+  };
+  started?.child.kill();
+  if (options.out) {
+    mkdirSync(dirname(options.out), { recursive: true });
+    writeFileSync(options.out, `${JSON.stringify(file, null, 1)}\n`);
+  }
+  if (options.json) console.log(JSON.stringify(file));
+  for (const [part, figures] of Object.entries(results)) {
+    say(`${part}\n${table(lines(figures as Record<string, unknown>))}\n`);
+  }
+});
+
+/** Figures as rows of a name and a value. */
+function lines(figures: Record<string, unknown>, prefix = ""): string[][] {
+  return Object.entries(figures).flatMap(([name, value]) => {
+    if (value === undefined) return [];
+    if (typeof value === "object" && value !== null && !Array.isArray(value)) {
+      return lines(value as Record<string, unknown>, `${prefix}${name} `);
+    }
+    const text = typeof value === "number" && !Number.isInteger(value) ? value.toFixed(2) : String(value);
+    return [[`  ${prefix}${name}`, text]];
+  });
+}

@@ -1,0 +1,139 @@
+/**
+ * What Prometheus reads at /metrics. The names are those of vLLM with another prefix, so that its dashboards serve after a
+ * search and replace.
+ *
+ * @module
+ */
+
+import process from "node:process";
+import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import type { Engine } from "../engine/engine.ts";
+import type { CacheStats } from "../engine/request.ts";
+
+/** Milliseconds between two looks at the event loop's delay. */
+const LOOP_INTERVAL = 10;
+
+const PREFIX = "vecinfer:";
+
+/** Counts, gauges and histograms of a server. */
+export class Metrics implements Disposable {
+  readonly #registry = new Registry();
+  readonly #timer: ReturnType<typeof setInterval>;
+  /** Requests by path and status. */
+  readonly requests: Counter<"path" | "status">;
+  /** Choices by why they ended: stop, length, abort, error. */
+  readonly finished: Counter<"model_name" | "finished_reason">;
+  /** Seconds from a request to its first text. */
+  readonly firstToken: Histogram<"model_name">;
+  /** Seconds between tokens. */
+  readonly betweenTokens: Histogram<"model_name">;
+  /** Seconds of a whole request. */
+  readonly request: Histogram<"model_name">;
+  /** Seconds by which timers of the event loop are late. */
+  readonly loopDelay: Histogram;
+
+  /** Starts to watch the event loop. `models` names the model that each cache is. */
+  constructor(engine: Engine, models: () => { name: string; cache: string }[]) {
+    const registers = [this.#registry], labelNames = ["model_name"] as const;
+    this.requests = new Counter({
+      name: `${PREFIX}http_requests_total`,
+      help: "Requests by path and status.",
+      labelNames: ["path", "status"],
+      registers,
+    });
+    this.finished = new Counter({
+      name: `${PREFIX}request_success_total`,
+      help: "Choices by why they ended.",
+      labelNames: ["model_name", "finished_reason"],
+      registers,
+    });
+    const seconds = (from: number, count: number) => Array.from({ length: count }, (_, i) => from * 2 ** i);
+    const histogram = (name: string, help: string, buckets: number[]) =>
+      new Histogram({ name: PREFIX + name, help, labelNames, buckets, registers });
+    this.firstToken = histogram("time_to_first_token_seconds", "Time to first token.", seconds(0.005, 15));
+    this.betweenTokens = histogram("inter_token_latency_seconds", "Time between tokens.", seconds(0.001, 14));
+    this.request = histogram("e2e_request_latency_seconds", "Time of a whole request.", seconds(0.02, 15));
+    this.loopDelay = new Histogram({
+      name: `${PREFIX}event_loop_delay_seconds`,
+      help: "By how much the event loop is late.",
+      buckets: seconds(0.001, 12),
+      registers,
+    });
+    const gauge = (name: string, help: string, value: (stats: CacheStats, cache: string) => number) => {
+      new Gauge({
+        name: PREFIX + name,
+        help,
+        labelNames,
+        registers,
+        collect(): void {
+          if (engine.state !== "ready") return;
+          for (const { name, cache } of models()) {
+            this.set({ model_name: name }, value(engine.stats.caches[cache], cache));
+          }
+        },
+      });
+    };
+    const bytesPerToken = (name: string) => engine.config.caches.find(({ kv }) => kv === name)!;
+    gauge("num_requests_running", "Requests being answered.", ({ running }) => running);
+    gauge("num_requests_waiting", "Requests waiting.", ({ waiting }) => waiting);
+    gauge(
+      "kv_cache_usage_perc",
+      "Share of the cache's pages in use; 1 is all.",
+      ({ pages }) => 1 - pages.free / pages.total,
+    );
+    gauge("kv_cache_used_bytes", "Bytes of the cache in use.", ({ bytes }) => bytes.pages + bytes.exact);
+    gauge("kv_cache_bf16_bytes", "Bytes that a bf16 cache would use for the same pages.", ({ bf16Bytes }) => bf16Bytes);
+    gauge("kv_cache_allocated_bytes", "Bytes of the cache.", (_, cache) => bytesPerToken(cache).cacheBytes);
+    gauge("kv_cache_bytes_per_token", "Bytes a token.", (_, cache) => bytesPerToken(cache).bytesPerToken);
+    gauge("kv_cache_pages_shared", "Pages held by more than one sequence.", ({ pages }) => pages.shared);
+    // The engine's thread counts; here its sums are taken over as they are.
+    const counter = (name: string, help: string, value: (stats: CacheStats) => number) => {
+      new Counter({
+        name: PREFIX + name,
+        help,
+        labelNames,
+        registers,
+        collect(): void {
+          if (engine.state !== "ready") return;
+          this.reset();
+          for (const { name, cache } of models()) this.inc({ model_name: name }, value(engine.stats.caches[cache]));
+        },
+      });
+    };
+    counter("prompt_tokens_total", "Prompt tokens.", ({ totals }) => totals.promptTokens);
+    counter("generation_tokens_total", "Tokens generated.", ({ totals }) => totals.generatedTokens);
+    counter("prefix_cache_queries_total", "Prompt tokens looked up.", ({ totals }) => totals.prefixQueries);
+    counter("prefix_cache_hits_total", "Prompt tokens found.", ({ totals }) => totals.prefixHits);
+    counter("engine_steps_total", "Steps of all running sequences.", ({ totals }) => totals.steps);
+    new Gauge({
+      name: "process_resident_memory_bytes",
+      help: "Memory of the process.",
+      registers,
+      collect(): void {
+        this.set(process.memoryUsage().rss);
+      },
+    });
+    let expected = performance.now() + LOOP_INTERVAL;
+    this.#timer = setInterval(() => {
+      const now = performance.now();
+      this.loopDelay.observe(Math.max(0, now - expected) / 1000);
+      expected = now + LOOP_INTERVAL;
+    }, LOOP_INTERVAL);
+    (this.#timer as { unref?: () => void }).unref?.();
+  }
+
+  /** The text that Prometheus reads. */
+  text(): Promise<string> {
+    return this.#registry.metrics();
+  }
+
+  /** Its content type. */
+  get contentType(): string {
+    return this.#registry.contentType;
+  }
+
+  /** Stops to watch. */
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+  }
+}
