@@ -14,10 +14,12 @@ namespace {
 
 constexpr int chunk_tokens = 1024;
 constexpr int chunk_pages = chunk_tokens / page_tokens;
+constexpr int score_stride = chunk_tokens + 16; // so that the rows do not meet in one set of L1
+constexpr int byte_stride = chunk_tokens + 64;
 constexpr int max_queries = 64; // rows x query heads of a task
 constexpr float infinity = std::numeric_limits<float>::infinity();
-// Tables are built for each query; from so many rows of one slot on it is faster to dequantize a page into L1 once for all of them.
-// Both are within about 1e-6 of the exact result, but their bits differ.
+// Lookups (lookup.h) serve one row; from so many rows of one slot on it is faster to dequantize a page into L1 once for all of them. Both are
+// within a few 1e-6 of the exact result, but their bits differ. Without lookups either way gives the same bits.
 constexpr int shared_rows = 8;
 
 enum Source { Sinks, Pages, Ring };
@@ -46,17 +48,16 @@ struct Task {
 };
 
 struct Scratch { // of one thread
-    alignas(64) float scores[max_queries * chunk_tokens];
-    alignas(64) float key_tile[max_head_dim * page_tokens];
-    alignas(64) float value_tile[page_tokens * max_head_dim];
+    alignas(64) float scores[max_queries * score_stride];
+    alignas(64) float tile[max_head_dim * page_tokens];
     alignas(64) float block[max_queries * page_tokens];
-    alignas(64) float key_scales[chunk_tokens];
-    alignas(64) float value_scales[chunk_tokens];
+    alignas(64) float scales[chunk_tokens];
     alignas(64) uint8_t codes[chunk_pages][64 * page_tokens]; // unpacked, where a code is not a byte
 #if VI_LOOKUP
-    alignas(64) uint8_t weights[max_group * 3 * chunk_tokens];
-    alignas(64) uint8_t tables[max_group][64 * table_bytes];
+    alignas(64) uint8_t tables[max_group][64 * score_table_bytes];
     float steps[max_group];
+    alignas(64) uint8_t weights[max_group * 3 * byte_stride];
+    alignas(64) int8_t components[4 * byte_stride];
 #endif
     int64_t tables_of = -1; // row * kv_heads + head
 };
@@ -64,10 +65,10 @@ struct Scratch { // of one thread
 struct Attention {
     const vi_kv_layer& layer;
     int heads, group, dim; // query heads, query heads of a KV head
-    const float* queries;  // [rows, heads, dim], transformed, times scale * log2 e
+    const float* queries;  // transformed, times scale * log2 e; of a group of rows [kv_heads, rows, group, dim]
     const Row* rows;
 
-    bool lookup(const Quantizer& q, const Group& g) const { static const bool on = getenv("LUT"); return on && VI_LOOKUP && q.bits <= 8 && g.rows == 1; }
+    const float* queries_of(const Group& g, int head) const { return queries + (int64_t(g.first) * heads + head * g.rows * group) * dim; }
 
     Range all(const Group& g, Source source, Range chunk) const {
         Range out{INT32_MAX, 0};
@@ -111,73 +112,102 @@ struct Attention {
         return value ? layer.value_page(index, head) : layer.key_page(index, head);
     }
 
-    // The codes of the pages from position `begin` on as bytes [sub-vector][64].
-    int byte_codes(const uint8_t** codes, Scratch& s, const Group& g, bool value, int head, int begin, int end) const {
+    // Fetches a page into L2 a stage ahead: values while their keys are scored, the next chunk's keys while values are summed.
+    static void fetch(const uint8_t* page, const Quantizer& q) {
+        for (int64_t i = 0; i < q.head_bytes(); i += 64) __builtin_prefetch(page + i, 0, 2);
+    }
+
+#if VI_LOOKUP
+    // Codes, as bytes, and token scales of the pages that hold range; returns their number.
+    int byte_codes(const uint8_t** codes, Scratch& s, const Group& g, bool value, int head, Range range) const {
         const Quantizer& q = value ? *layer.values : *layer.keys;
         int count = 0;
-        for (int start = begin; start < end; start += page_tokens, count++) {
-            codes[count] = page(g, value, head, start);
-            if (q.bits == 8) continue;
-            for (int sub = 0; sub < q.subs(); sub++) read_codes(s.codes[count] + sub * page_tokens, codes[count], q, sub);
-            codes[count] = s.codes[count];
+        for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens, count++) {
+            const uint8_t* from = page(g, value, head, start);
+            if (!value) fetch(page(g, true, head, start), *layer.values);
+            else if (start + chunk_tokens < rows[g.first].exact_end) fetch(page(g, false, head, start + chunk_tokens), *layer.keys);
+            codes[count] = q.bits == 8 ? from : s.codes[count];
+            for (int sub = 0; sub < q.subs() && q.bits < 8; sub++) read_codes(s.codes[count] + sub * page_tokens, from, q, sub);
+            if (q.token_scale) read_scales(s.scales + count * page_tokens, token_scales(from, q));
         }
         return count;
     }
 
+    // Scores of the pages that hold range, by tables.
+    void table_scores_of(Scratch& s, const Group& g, int head, Range chunk, Range range) const {
+        const Quantizer& q = *layer.keys;
+        const float* query = queries_of(g, head);
+        if (s.tables_of != int64_t(g.first) * layer.kv_heads() + head) {
+            s.tables_of = int64_t(g.first) * layer.kv_heads() + head;
+            for (int i = 0; i < group; i++) s.steps[i] = score_tables(s.tables[i], query + i * dim, q, head);
+        }
+        const int begin = range.begin / page_tokens * page_tokens;
+        const uint8_t* codes[chunk_pages];
+        const int count = byte_codes(codes, s, g, false, head, range);
+        for (int i = 0; i < group; i++) { // one query's tables stay in L1
+            float* row = s.scores + i * score_stride + begin - chunk.begin;
+            for (int b = 0; b < count; b += 2) {
+                const float* scales = q.token_scale ? s.scales + b * page_tokens : nullptr;
+                if (b + 1 < count) table_scores<2>(row + b * page_tokens, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
+                else table_scores<1>(row + b * page_tokens, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
+            }
+            std::fill(row, row + range.begin - begin, -infinity);
+            std::fill(row + range.end - begin, row + count * page_tokens, -infinity);
+        }
+    }
+
+    void table_values_of(Scratch& s, float* acc, const Group& g, int head, Range chunk, Range range) const {
+        const Quantizer& q = *layer.values;
+        const int begin = range.begin / page_tokens * page_tokens;
+        const uint8_t* codes[chunk_pages];
+        const int count = byte_codes(codes, s, g, true, head, range);
+        float units[max_group];
+        for (int i = 0; i < group; i++) {
+            alignas(64) float w[chunk_tokens];
+            const float* from = s.scores + i * score_stride + begin - chunk.begin;
+            std::fill(w, w + range.begin - begin, 0.0f);
+            for (int t = range.begin - begin; t < range.end - begin; t++) w[t] = q.token_scale ? from[t] * s.scales[t] : from[t];
+            std::fill(w + range.end - begin, w + count * page_tokens, 0.0f);
+            units[i] = weight_planes(s.weights + i * 3 * byte_stride, byte_stride, w, count * page_tokens);
+        }
+        table_values(acc, s.components, s.weights, byte_stride, units, group, codes, count, q, head);
+    }
+#endif
+
     // s.scores[query][position - chunk.begin], -infinity where a row does not look.
     void scores(Scratch& s, const Group& g, int head, Range chunk) const {
         const Quantizer& q = *layer.keys;
-        const int queries_count = g.rows * group, width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
-        for (int i = 0; i < queries_count; i++) std::fill_n(s.scores + i * chunk_tokens, width, -infinity);
-        const float* first = queries + (int64_t(g.first) * heads + head * group) * dim;
+        const float* query = queries_of(g, head);
+        const int count = g.rows * group, width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
+        for (int i = 0; i < count; i++) { // the sources below fill the rest
+            const int seen = std::clamp(rows[g.first + i / group].tokens - chunk.begin, 0, chunk.end - chunk.begin);
+            std::fill(s.scores + i * score_stride + seen, s.scores + i * score_stride + width, -infinity);
+        }
         for (Source source : {Pages, Sinks, Ring}) {
             const Range range = all(g, source, chunk);
             if (range.empty()) continue;
-            const int begin = range.begin / page_tokens * page_tokens;
-            if (source == Pages && q.token_scale)
-                for (int start = begin; start < range.end; start += page_tokens)
-                    read_scales(s.key_scales + start - chunk.begin, token_scales(page(g, false, head, start), q));
 #if VI_LOOKUP
-            if (source == Pages && lookup(q, g)) {
-                if (s.tables_of != int64_t(g.first) * layer.kv_heads() + head) {
-                    s.tables_of = int64_t(g.first) * layer.kv_heads() + head;
-                    for (int i = 0; i < group; i++) s.steps[i] = score_tables(s.tables[i], first + i * dim, q, head);
-                }
-                const uint8_t* codes[chunk_pages];
-                const int count = byte_codes(codes, s, g, false, head, begin, range.end);
-                for (int i = 0; i < group; i++) {
-                    float* row = s.scores + i * chunk_tokens;
-                    for (int b = 0; b < count; b += 2) {
-                        const int at = begin - chunk.begin + b * page_tokens;
-                        const float* scales = q.token_scale ? s.key_scales + at : nullptr;
-                        if (b + 1 < count) table_scores<2>(row + at, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
-                        else table_scores<1>(row + at, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
-                    }
-                    std::fill(row + begin - chunk.begin, row + range.begin - chunk.begin, -infinity);
-                    std::fill(row + range.end - chunk.begin, row + begin - chunk.begin + count * page_tokens, -infinity);
-                }
+            if (source == Pages && q.bits <= 8 && g.rows == 1) {
+                table_scores_of(s, g, head, chunk, range);
                 continue;
             }
 #endif
-            for (int start = begin; start < range.end; start += page_tokens) {
-                const bool direct = source == Pages && g.rows == 1;
-                const int next = start + page_tokens < range.end ? start + page_tokens : start;
-                if (direct) page_scores(s.block, page_tokens, first, group, page(g, false, head, start), page(g, false, head, next), q, head);
-                else if (source == Pages) key_tile(s.key_tile, page(g, false, head, start), q, head);
-                else exact_key_tile(s.key_tile, g, source, head, start, range);
-                for (int r = 0; r < g.rows && !direct; r++)
-                    if (group > 1 || r == 0) // with one query head the rows' queries lie evenly, and one product takes them all
-                        multiply(s.block + r * group * page_tokens, page_tokens, first + int64_t(r) * heads * dim, group > 1 ? dim : heads * dim,
-                                 s.key_tile, page_tokens, group > 1 ? group : g.rows, page_tokens, dim, false);
-                const int at = start - chunk.begin;
-                if (source == Pages && q.token_scale)
-                    for (int i = 0; i < queries_count; i++)
-                        for (int t = 0; t < page_tokens; t++) s.block[i * page_tokens + t] *= s.key_scales[at + t];
-                for (int i = 0; i < queries_count; i++) {
+            for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens) {
+                const uint8_t* keys = source == Pages ? page(g, false, head, start) : nullptr;
+                if (keys && g.rows == 1) {
+                    page_scores(s.block, page_tokens, query, group, keys, page(g, true, head, start), q, head);
+                    if (layer.values->coded()) fetch(page(g, true, head, start), *layer.values);
+                } else {
+                    if (keys) key_tile(s.tile, keys, q, head);
+                    else exact_key_tile(s.tile, g, source, head, start, range);
+                    multiply(s.block, page_tokens, query, dim, s.tile, page_tokens, count, page_tokens, dim, false);
+                }
+                const bool scaled = keys && q.token_scale;
+                if (scaled) read_scales(s.scales, token_scales(keys, q));
+                for (int i = 0; i < count; i++) {
                     const Range own = rows[g.first + i / group].range(source) & Range{start, std::min(start + page_tokens, chunk.end)};
-                    if (!own.empty())
-                        std::copy_n(s.block + i * page_tokens + own.begin - start, own.end - own.begin,
-                                    s.scores + i * chunk_tokens + own.begin - chunk.begin);
+                    float *to = s.scores + i * score_stride - chunk.begin, *from = s.block + i * page_tokens - start;
+                    for (int t = own.begin; t < own.end; t++) to[t] = scaled ? from[t] * s.scales[t - start] : from[t];
                 }
             }
         }
@@ -186,39 +216,41 @@ struct Attention {
     // acc [queries, dim] = sum over positions of weight and value, the weights in s.scores.
     void values(Scratch& s, float* acc, const Group& g, int head, Range chunk) const {
         const Quantizer& q = *layer.values;
-        const int queries_count = g.rows * group;
-        std::fill_n(acc, queries_count * dim, 0.0f);
+        const int count = g.rows * group;
+        std::fill_n(acc, count * dim, 0.0f);
         for (Source source : {Pages, Sinks, Ring}) {
             const Range range = all(g, source, chunk);
             if (range.empty()) continue;
-            const int begin = range.begin / page_tokens * page_tokens;
-            const bool scaled = source == Pages && q.token_scale;
-            if (scaled)
-                for (int start = begin; start < range.end; start += page_tokens)
-                    read_scales(s.value_scales + start - chunk.begin, token_scales(page(g, true, head, start), q));
-            for (int start = begin; start < range.end; start += page_tokens) {
+#if VI_LOOKUP
+            if (source == Pages && q.bits <= 8 && g.rows == 1) {
+                table_values_of(s, acc, g, head, chunk, range);
+                continue;
+            }
+#endif
+            for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens) {
                 const Range inside = range & Range{start, start + page_tokens};
-                if (source == Pages && g.rows == 1) {
-                    float* w = s.scores + start - chunk.begin;
-                    if (scaled)
-                        for (int i = 0; i < group; i++)
-                            for (int t = inside.begin - start; t < inside.end - start; t++) w[i * chunk_tokens + t] *= s.value_scales[start - chunk.begin + t];
-                    const int next = start + page_tokens < range.end ? start + page_tokens : start;
-                    page_values(acc, w, chunk_tokens, group, page(g, true, head, start), page(g, true, head, next), q, head, inside.begin - start, inside.end - start);
+                const uint8_t* values = source == Pages ? page(g, true, head, start) : nullptr;
+                const bool scaled = values && q.token_scale, direct = values && g.rows == 1;
+                if (scaled) read_scales(s.scales, token_scales(values, q));
+                for (int i = 0; i < count && !(direct && !scaled); i++) { // the weights of this source
+                    Range own = rows[g.first + i / group].range(source) & inside;
+                    if (own.empty()) own = {start, start};
+                    float *to = s.block + i * page_tokens - start, *from = s.scores + i * score_stride - chunk.begin;
+                    std::fill(to + start, to + own.begin, 0.0f);
+                    for (int t = own.begin; t < own.end; t++) to[t] = scaled ? from[t] * s.scales[t - start] : from[t];
+                    std::fill(to + own.end, to + start + page_tokens, 0.0f);
+                }
+                if (direct) {
+                    const float* w = scaled ? s.block : s.scores + start - chunk.begin;
+                    const int ahead = start + chunk_tokens;
+                    const uint8_t* next = ahead < rows[g.first].exact_end ? page(g, false, head, ahead) : values;
+                    if (layer.keys->coded()) fetch(next, *layer.keys);
+                    page_values(acc, w, scaled ? page_tokens : score_stride, group, values, next, q, head, inside.begin - start, inside.end - start);
                     continue;
                 }
-                if (source == Pages) value_tile(s.value_tile, page(g, true, head, start), q, head, inside.begin - start, inside.end - start);
-                else exact_value_tile(s.value_tile, g, source, head, start, range);
-                const int at = start - chunk.begin;
-                for (int i = 0; i < queries_count; i++) {
-                    const Range own = rows[g.first + i / group].range(source) & inside;
-                    float* row = s.block + i * page_tokens;
-                    std::fill_n(row, page_tokens, 0.0f);
-                    if (!own.empty()) std::copy_n(s.scores + i * chunk_tokens + own.begin - chunk.begin, own.end - own.begin, row + own.begin - start);
-                    if (scaled)
-                        for (int t = 0; t < page_tokens; t++) row[t] *= s.value_scales[at + t];
-                }
-                multiply(acc, dim, s.block, page_tokens, s.value_tile, dim, queries_count, dim, page_tokens, true);
+                if (values) value_tile(s.tile, values, q, head, inside.begin - start, inside.end - start);
+                else exact_value_tile(s.tile, g, source, head, start, range);
+                multiply(acc, dim, s.block, page_tokens, s.tile, dim, count, dim, page_tokens, true);
             }
         }
     }
@@ -231,22 +263,30 @@ struct Attention {
         scores(s, g, task.head, chunk);
         const int width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
         for (int i = 0; i < queries_count; i++) {
-            float* row = s.scores + i * chunk_tokens;
-            Vec most = splat(-infinity), total = Vec{};
-            for (int t = 0; t < width; t += kWidth) {
-                const Vec x = load(row + t);
-                most = x > most ? x : most;
-            }
-            const float m = maximum(most);
+            constexpr int strip = page_tokens / kWidth; // independent chains
+            float* row = s.scores + i * score_stride;
+            Vec most[strip], total[strip];
+            for (int v = 0; v < strip; v++) most[v] = splat(-infinity), total[v] = Vec{};
+            for (int t = 0; t < width; t += page_tokens)
+#pragma GCC unroll 8
+                for (int v = 0; v < strip; v++) {
+                    const Vec x = load(row + t + v * kWidth);
+                    most[v] = x > most[v] ? x : most[v];
+                }
+            float m = -infinity;
+            for (int v = 0; v < strip; v++) m = std::max(m, maximum(most[v]));
             // m is -infinity where the row ends before this chunk, or all its scores are NaN
             const Vec shift = splat(m == -infinity ? 0.0f : m);
-            for (int t = 0; t < width; t += kWidth) {
-                const Vec x = exp2_vec(load(row + t) - shift);
-                total += x;
-                store(row + t, x);
-            }
+            for (int t = 0; t < width; t += page_tokens)
+#pragma GCC unroll 8
+                for (int v = 0; v < strip; v++) {
+                    const Vec x = exp2_vec(load(row + t + v * kWidth) - shift);
+                    total[v] += x;
+                    store(row + t + v * kWidth, x);
+                }
             partial[i] = m;
-            partial[queries_count + i] = sum(total);
+            for (int v = 1; v < strip; v++) total[0] += total[v];
+            partial[queries_count + i] = sum(total[0]);
         }
         values(s, partial + 2 * queries_count, g, task.head, chunk);
     }
@@ -289,16 +329,6 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
                 if (const int32_t status = check_page(context, name, layer, slot, std::max(begin, page * page_tokens))) return status;
     }
 
-    std::vector<float> queries(int64_t(rows) * heads * dim);
-#pragma omp parallel for num_threads(context->threads_for(int64_t(rows) * heads * dim * 8))
-    for (int i = 0; i < rows * heads; i++) {
-        if (!ranges[i / heads].tokens) continue;
-        float* to = queries.data() + int64_t(i) * dim;
-        transform(to, q + i / heads * stride + int64_t(i % heads) * dim, layer->keys->smooth_of(i % heads / group), layer->keys->hadamard, 1, dim);
-        for (int d = 0; d < dim; d++) to[d] *= scale * log2_e;
-    }
-
-    const Attention attention{*layer, heads, group, dim, queries.data(), ranges.data()};
     std::vector<Group> groups;
     const bool tables = VI_LOOKUP && (layer->keys->bits <= 8 || layer->values->bits <= 8);
     for (int first = 0; first < rows;) {
@@ -314,6 +344,19 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
         first = last;
     }
 
+    std::vector<float> queries(int64_t(rows) * heads * dim);
+#pragma omp parallel for num_threads(context->threads_for(int64_t(rows) * heads * dim * 8))
+    for (size_t n = 0; n < groups.size(); n++) {
+        const Group& g = groups[n];
+        for (int i = 0; i < g.rows * heads && g.chunks; i++) {
+            const int row = i / heads, head = i % heads / group;
+            float* to = queries.data() + (int64_t(g.first) * heads + (head * g.rows + row) * group + i % group) * dim;
+            transform(to, q + (g.first + row) * stride + int64_t(i % heads) * dim, layer->keys->smooth_of(head), layer->keys->hadamard, 1, dim);
+            for (int d = 0; d < dim; d++) to[d] *= scale * log2_e;
+        }
+    }
+
+    const Attention attention{*layer, heads, group, dim, queries.data(), ranges.data()};
     static thread_local std::vector<std::unique_ptr<Scratch>> scratch; // kept from call to call
     static thread_local std::vector<float> partials;
     while (static_cast<int>(scratch.size()) < context->threads) scratch.emplace_back(new Scratch);

@@ -4,27 +4,51 @@
 #pragma once
 #include "page.h"
 
-typedef float Pair __attribute__((vector_size(8)));
-typedef float Quad __attribute__((vector_size(16)));
-typedef float Oct __attribute__((vector_size(32)));
-
-template <class T> inline T load_as(const float* p) {
-    T x;
-    std::memcpy(&x, p, sizeof x);
-    return x;
+// kWidth floats from pieces of `size` floats (2, 4 or 8): piece i begins at piece(i). With AVX-512 a piece is one load that also merges.
+template <int size, class Piece> inline Vec gather(Piece piece) {
+#if defined(__AVX512F__)
+    if constexpr (size == 2) {
+        __m512d x = _mm512_castpd128_pd512(_mm_load_sd(reinterpret_cast<const double*>(piece(0))));
+#pragma GCC unroll 8
+        for (int i = 1; i < 8; i++)
+            x = _mm512_mask_broadcastsd_pd(x, static_cast<__mmask8>(1 << i), _mm_load_sd(reinterpret_cast<const double*>(piece(i))));
+        return reinterpret_cast<Vec>(x);
+    } else if constexpr (size == 4) {
+        __m512 x = _mm512_castps128_ps512(_mm_loadu_ps(piece(0)));
+#pragma GCC unroll 4
+        for (int i = 1; i < 4; i++) x = _mm512_mask_broadcast_f32x4(x, static_cast<__mmask16>(15 << 4 * i), _mm_loadu_ps(piece(i)));
+        return reinterpret_cast<Vec>(x);
+    } else {
+        return reinterpret_cast<Vec>(_mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(_mm256_loadu_ps(piece(0)))),
+                                                        _mm256_castps_pd(_mm256_loadu_ps(piece(1))), 1));
+    }
+#else
+    typedef float Part __attribute__((vector_size(size * 4)));
+    Part part[kWidth / size];
+    for (int i = 0; i < kWidth / size; i++) std::memcpy(&part[i], piece(i), sizeof(Part));
+    if constexpr (size == 2) {
+        typedef float Quad __attribute__((vector_size(16)));
+        const Quad low = __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3), high = __builtin_shufflevector(part[2], part[3], 0, 1, 2, 3);
+        return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7);
+    } else if constexpr (size == 4) {
+        return __builtin_shufflevector(part[0], part[1], 0, 1, 2, 3, 4, 5, 6, 7);
+    } else {
+        return part[0];
+    }
+#endif
 }
 
-// kWidth floats from pieces of four: piece(i) gives the i-th Quad.
-template <class Piece> inline Vec from_quads(Piece piece) {
-    const Quad a = piece(0), b = piece(1);
-    const Oct low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7);
-#if defined(__AVX512F__)
-    const Quad c = piece(2), d = piece(3);
-    const Oct high = __builtin_shufflevector(c, d, 0, 1, 2, 3, 4, 5, 6, 7);
-    return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-    return low;
-#endif
+// Codes as offsets into the codebook in units of 8 bytes, which the address of a load takes as they are: code * sub_dim / 2.
+inline const float* codeword(const float* book, uint16_t offset) {
+    return reinterpret_cast<const float*>(reinterpret_cast<const char*>(book) + size_t(offset) * 8);
+}
+
+inline void read_offsets(uint16_t* offsets, const uint8_t* page, const Quantizer& q) {
+    const int shift = q.sub_dim == 2 ? 0 : q.sub_dim == 4 ? 1 : 2;
+    for (int s = 0; s < q.subs(); s++, offsets += page_tokens) {
+        read_codes(offsets, page, q, s);
+        for (int t = 0; t < page_tokens; t++) offsets[t] = static_cast<uint16_t>(offsets[t] << shift);
+    }
 }
 
 // Four registers whose 128-bit lanes are rows of 4x4 squares, each square transposed.
@@ -47,10 +71,10 @@ inline void bf16_scores(float* out, int64_t ldo, const float* q, int64_t ldq, co
     for (int t = 0; t < page_tokens; t += strip * kWidth) {
         Vec acc[H][strip] = {};
         for (int d = 0; d < dim; d++) {
-            for (int v = 0; v < strip * kWidth; v += 32) __builtin_prefetch(next + d * page_tokens + t + v);
+            for (int v = 0; v < strip * kWidth; v += 32) __builtin_prefetch(next + d * page_tokens + t + v, 0, 2);
             Vec k[strip];
 #pragma GCC unroll 4
-            for (int v = 0; v < strip; v++) k[v] = load_bf16(page + d * page_tokens + t + v * kWidth);
+            for (int v = 0; v < strip; v++) k[v] = kept(load_bf16(page + d * page_tokens + t + v * kWidth));
 #pragma GCC unroll 8
             for (int h = 0; h < H; h++)
 #pragma GCC unroll 4
@@ -63,28 +87,25 @@ inline void bf16_scores(float* out, int64_t ldo, const float* q, int64_t ldq, co
     }
 }
 
-// The same of codes [sub-vector][64].
-template <int H, int SubDim, class Code>
-inline void code_scores(float* out, int64_t ldo, const float* q, int64_t ldq, const Code* codes, const float* book, int subs) {
+// The same of codes: offsets [sub-vector][64].
+template <int H, int SubDim>
+inline void code_scores(float* out, int64_t ldo, const float* q, int64_t ldq, const uint16_t* offsets, const float* book, int subs) {
     constexpr int strip = 2;
     for (int t = 0; t < page_tokens; t += strip * kWidth) {
         Vec acc[H][strip] = {};
         for (int d = 0; d < subs * SubDim; d += 4) { // four dimensions: one codeword, half a codeword or two
-            const Code* code = codes + d / SubDim * page_tokens + t;
+            const uint16_t* from = offsets + d / SubDim * page_tokens + t;
             Vec k[strip][4];
 #pragma GCC unroll 2
             for (int v = 0; v < strip; v++) {
 #pragma GCC unroll 4
-                for (int i = 0; i < 4; i++)
-                    k[v][i] = from_quads([&](int lane) {
-                        const Code* c = code + v * kWidth + lane * 4 + i;
-                        if constexpr (SubDim == 2) {
-                            const Pair a = load_as<Pair>(book + c[0] * 2), b = load_as<Pair>(book + c[page_tokens] * 2);
-                            return __builtin_shufflevector(a, b, 0, 1, 2, 3);
-                        } else {
-                            return load_as<Quad>(book + c[0] * SubDim + d % SubDim);
-                        }
-                    });
+                for (int i = 0; i < 4; i++) { // lane l: token 4 l + i
+                    const uint16_t* c = from + v * kWidth + i;
+                    if constexpr (SubDim == 2)
+                        k[v][i] = gather<2>([=](int p) { return codeword(book, c[p / 2 * 4 + p % 2 * page_tokens]); });
+                    else
+                        k[v][i] = gather<4>([=](int p) { return codeword(book, c[p * 4]) + d % SubDim; });
+                }
                 transpose_squares(k[v]);
             }
 #pragma GCC unroll 4
@@ -129,32 +150,16 @@ inline void add_values(float* acc, int64_t lda, const float* w, int64_t ldw, int
 template <int H, int Strip>
 inline void bf16_values(float* acc, int64_t lda, const float* w, int64_t ldw, const vi_bf16* page, const vi_bf16* next, int first, int last, int dim) {
     add_values<H, Strip>(acc, lda, w, ldw, first, last, dim, [=](int t, int d) {
-        if (d % 32 == 0) __builtin_prefetch(next + t * dim + d);
+        if (d % 32 == 0) __builtin_prefetch(next + t * dim + d, 0, 2);
         return load_bf16(page + t * dim + d);
     });
 }
 
-template <int H, int Strip, int SubDim, class Code>
-inline void code_values(float* acc, int64_t lda, const float* w, int64_t ldw, const Code* codes, const float* book, int first, int last, int dim) {
+template <int H, int Strip, int SubDim>
+inline void code_values(float* acc, int64_t lda, const float* w, int64_t ldw, const uint16_t* offsets, const float* book, int first, int last, int dim) {
     add_values<H, Strip>(acc, lda, w, ldw, first, last, dim, [=](int t, int d) {
-        const Code* c = codes + d / SubDim * page_tokens + t;
-        if constexpr (SubDim == 8) {
-            const Oct low = load_as<Oct>(book + c[0] * 8);
-#if defined(__AVX512F__)
-            const Oct high = load_as<Oct>(book + c[page_tokens] * 8);
-            return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-#else
-            return low;
-#endif
-        } else {
-            return from_quads([=](int i) {
-                if constexpr (SubDim == 4) return load_as<Quad>(book + c[i * page_tokens] * 4);
-                else {
-                    const Pair a = load_as<Pair>(book + c[2 * i * page_tokens] * 2), b = load_as<Pair>(book + c[(2 * i + 1) * page_tokens] * 2);
-                    return __builtin_shufflevector(a, b, 0, 1, 2, 3);
-                }
-            });
-        }
+        const uint16_t* c = offsets + d / SubDim * page_tokens + t;
+        return gather<SubDim>([=](int p) { return codeword(book, c[p * page_tokens]); });
     });
 }
 
@@ -174,62 +179,50 @@ template <class Body> inline void by_heads(int heads, Body body) {
     }
 }
 
-// Unpacked codes of the page of one side: as they lie where a code is a byte, or in `room`.
-template <class Code> inline const Code* unpacked(uint16_t* room, const uint8_t* page, const Quantizer& q) {
-    if (sizeof(Code) == 1 && q.bits == 8) return reinterpret_cast<const Code*>(page);
-    Code* codes = reinterpret_cast<Code*>(room);
-    for (int s = 0; s < q.subs(); s++) read_codes(codes + s * page_tokens, page, q, s);
-    return codes;
-}
-
-// out [heads, 64] (stride ldo) = q [heads, dim] K^T of a page, without its token scales.
-template <int SubDim, class Code>
-inline void page_code_scores(float* out, int64_t ldo, const float* q, int heads, const uint8_t* page, const Quantizer& quantizer, int kv_head) {
-    alignas(64) uint16_t room[64 * page_tokens];
-    const Code* codes = unpacked<Code>(room, page, quantizer);
-    const int dim = quantizer.head_dim;
-    by_heads(heads, [&]<int H, int Strip>(int h) {
-        code_scores<H, SubDim>(out + h * ldo, ldo, q + h * dim, dim, codes, quantizer.codebook(kv_head), quantizer.subs());
-    });
-}
-
+// out [heads, 64] (stride ldo) = q [heads, dim] K^T of a page, without its token scales. `next` is the page to fetch meanwhile.
 inline void page_scores(float* out, int64_t ldo, const float* q, int heads, const uint8_t* page, const uint8_t* next, const Quantizer& quantizer,
                         int kv_head) {
-    const int dim = quantizer.head_dim, bits = quantizer.bits;
-    if (bits == 16)
-        by_heads(heads, [&]<int H, int Strip>(int h) {
-            bf16_scores<H, Strip>(out + h * ldo, ldo, q + h * dim, dim, reinterpret_cast<const vi_bf16*>(page), reinterpret_cast<const vi_bf16*>(next), dim);
-        });
-    else if (quantizer.sub_dim == 2) page_code_scores<2, uint8_t>(out, ldo, q, heads, page, quantizer, kv_head);
-    else if (quantizer.sub_dim == 4 && bits <= 8) page_code_scores<4, uint8_t>(out, ldo, q, heads, page, quantizer, kv_head);
-    else if (quantizer.sub_dim == 4) page_code_scores<4, uint16_t>(out, ldo, q, heads, page, quantizer, kv_head);
-    else if (bits == 8) page_code_scores<8, uint8_t>(out, ldo, q, heads, page, quantizer, kv_head);
-    else page_code_scores<8, uint16_t>(out, ldo, q, heads, page, quantizer, kv_head);
-}
-
-template <int SubDim, class Code>
-inline void page_code_values(float* acc, const float* w, int64_t ldw, int heads, const uint8_t* page, const Quantizer& quantizer, int kv_head, int first,
-                             int last) {
-    alignas(64) uint16_t room[64 * page_tokens];
-    const Code* codes = unpacked<Code>(room, page, quantizer);
     const int dim = quantizer.head_dim;
+    if (!quantizer.coded()) {
+        by_heads(heads, [&]<int H, int Strip>(int h) {
+            bf16_scores<H, Strip>(out + h * ldo, ldo, q + h * dim, dim, reinterpret_cast<const vi_bf16*>(page),
+                                  reinterpret_cast<const vi_bf16*>(next), dim);
+        });
+        return;
+    }
+    alignas(64) uint16_t offsets[max_head_dim / 2 * page_tokens];
+    read_offsets(offsets, page, quantizer);
+    const float* book = quantizer.codebook(kv_head);
     by_heads(heads, [&]<int H, int Strip>(int h) {
-        code_values<H, Strip, SubDim>(acc + h * dim, dim, w + h * ldw, ldw, codes, quantizer.codebook(kv_head), first, last, dim);
+        float* to = out + h * ldo;
+        switch (quantizer.sub_dim) {
+        case 2: return code_scores<H, 2>(to, ldo, q + h * dim, dim, offsets, book, quantizer.subs());
+        case 4: return code_scores<H, 4>(to, ldo, q + h * dim, dim, offsets, book, quantizer.subs());
+        case 8: return code_scores<H, 8>(to, ldo, q + h * dim, dim, offsets, book, quantizer.subs());
+        }
     });
 }
 
 // acc [heads, dim] += w [heads, 64] (stride ldw) V over the tokens first .. last - 1 of a page, whose token scales are in w already.
 inline void page_values(float* acc, const float* w, int64_t ldw, int heads, const uint8_t* page, const uint8_t* next, const Quantizer& quantizer,
                         int kv_head, int first, int last) {
-    const int dim = quantizer.head_dim, bits = quantizer.bits;
-    if (bits == 16)
+    const int dim = quantizer.head_dim;
+    if (!quantizer.coded()) {
         by_heads(heads, [&]<int H, int Strip>(int h) {
             bf16_values<H, Strip>(acc + h * dim, dim, w + h * ldw, ldw, reinterpret_cast<const vi_bf16*>(page), reinterpret_cast<const vi_bf16*>(next),
                                   first, last, dim);
         });
-    else if (quantizer.sub_dim == 2) page_code_values<2, uint8_t>(acc, w, ldw, heads, page, quantizer, kv_head, first, last);
-    else if (quantizer.sub_dim == 4 && bits <= 8) page_code_values<4, uint8_t>(acc, w, ldw, heads, page, quantizer, kv_head, first, last);
-    else if (quantizer.sub_dim == 4) page_code_values<4, uint16_t>(acc, w, ldw, heads, page, quantizer, kv_head, first, last);
-    else if (bits == 8) page_code_values<8, uint8_t>(acc, w, ldw, heads, page, quantizer, kv_head, first, last);
-    else page_code_values<8, uint16_t>(acc, w, ldw, heads, page, quantizer, kv_head, first, last);
+        return;
+    }
+    alignas(64) uint16_t offsets[max_head_dim / 2 * page_tokens];
+    read_offsets(offsets, page, quantizer);
+    const float* book = quantizer.codebook(kv_head);
+    by_heads(heads, [&]<int H, int Strip>(int h) {
+        float* to = acc + h * dim;
+        switch (quantizer.sub_dim) {
+        case 2: return code_values<H, Strip, 2>(to, dim, w + h * ldw, ldw, offsets, book, first, last, dim);
+        case 4: return code_values<H, Strip, 4>(to, dim, w + h * ldw, ldw, offsets, book, first, last, dim);
+        case 8: return code_values<H, Strip, 8>(to, dim, w + h * ldw, ldw, offsets, book, first, last, dim);
+        }
+    });
 }

@@ -1,9 +1,10 @@
-// Attention over codes of up to 8 bits without dequantizing them, on AVX-512 with VBMI and VNNI.
+// Attention over codes of up to 8 bits by table lookups in registers, on AVX-512 with VBMI and VNNI. A register holds 64 codes, and a byte
+// table of 256 entries is four registers, looked up by two two-register permutes and a blend.
 //
-// Keys: q~ . k~ = sum over sub-vectors s of table_s[code_s] with table_s[c] = <q~_s, c>. Values: out_j = sum over tokens of w_t c_j[code_t].
-// Both need 256-entry lookups by byte, and a register holds 64 codes: a byte table of 256 entries is four registers, looked up by two
-// two-register permutes and a blend. Entries are fixed point of 24 bits in three such byte tables, so a lookup is exact to 2^-24 of the
-// largest entry, which is what f32 sums would leave too; sums run in integer lanes, so their order does not matter.
+// Scores: q~ . k~ = sum over sub-vectors s of table_s[code_s] with table_s[c] = <q~_s, c>. An entry is fixed point of 24 bits in three byte
+// tables, exact to 2^-24 of the largest entry, which is what f32 sums would leave too.
+// Values: out_j = sum over tokens of w_t c_j[code_t]. Components are one byte or two (see round_codebook in quantizer.cpp), weights three, exact
+// to 2^-24 of the chunk's largest; sums of products are integers.
 #pragma once
 #include "quantizer.h"
 #include <cmath>
@@ -14,37 +15,14 @@
 #define VI_LOOKUP 0
 #endif
 
-constexpr int table_bytes = 3 * 256;
-
-// Codeword components as three signed bytes each, v = (h 2^16 + m 2^8 + l) plane_scale with all of h, m, l in -128..127.
-inline void value_planes(Quantizer& q) {
-    const int words = q.padded_codewords();
-    q.planes.resize(int64_t(q.codebook_heads) * q.sub_dim * table_bytes);
-    for (int head = 0; head < q.codebook_heads; head++) {
-        const float* book = q.codebooks.data() + int64_t(head) * words * q.sub_dim;
-        float largest = 1e-30f;
-        for (int i = 0; i < words * q.sub_dim; i++) largest = std::max(largest, std::fabs(book[i]));
-        const double scale = double(largest) / (127 * 65793); // 65793 = 2^16 + 2^8 + 1
-        q.plane_scales.push_back(static_cast<float>(scale));
-        for (int c = 0; c < words; c++)
-            for (int j = 0; j < q.sub_dim; j++) {
-                int8_t* table = q.planes.data() + (int64_t(head) * q.sub_dim + j) * table_bytes;
-                int v = static_cast<int>(std::nearbyint(book[c * q.sub_dim + j] / scale));
-                for (int plane = 2; plane >= 0; plane--) {
-                    const int8_t digit = static_cast<int8_t>(v & 255);
-                    table[plane * 256 + c] = digit;
-                    v = (v - digit) >> 8;
-                }
-            }
-    }
-}
+constexpr int score_table_bytes = 3 * 256;
 
 #if VI_LOOKUP
 
 struct ByteTable {
     __m512i part[4];
     explicit ByteTable(const void* table) {
-        for (int i = 0; i < 4; i++) part[i] = _mm512_loadu_si512(static_cast<const char*>(table) + 64 * i);
+        for (int i = 0; i < 4; i++) part[i] = kept(_mm512_loadu_si512(static_cast<const char*>(table) + 64 * i));
     }
     // upper: the lanes whose code is 128 or more
     __m512i operator()(__m512i codes, __mmask64 upper) const {
@@ -73,7 +51,7 @@ inline float score_tables(uint8_t* tables, const float* query, const Quantizer& 
     for (int s = 0; s < q.subs(); s++)
         for (int c = 0; c < book.padded; c += 16) {
             const __m512i v = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_load_ps(entries + s * book.padded + c), factor)), offset);
-            uint8_t* to = tables + s * table_bytes + c;
+            uint8_t* to = tables + s * score_table_bytes + c;
             _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(_mm512_srli_epi32(v, 16)));
             _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 256), _mm512_cvtepi32_epi8(_mm512_srli_epi32(v, 8)));
             _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 512), _mm512_cvtepi32_epi8(v));
@@ -94,7 +72,7 @@ inline void table_scores(float* out, const uint8_t* tables, const uint8_t* const
         __mmask64 upper[Blocks];
         for (int b = 0; b < Blocks; b++) code[b] = _mm512_loadu_si512(codes[b] + s * 64), upper[b] = _mm512_movepi8_mask(code[b]);
         for (int p = 0; p < 3; p++) {
-            const ByteTable table(tables + s * table_bytes + p * 256);
+            const ByteTable table(tables + s * score_table_bytes + p * 256);
             for (int b = 0; b < Blocks; b++) {
                 const __m512i x = table(code[b], upper[b]);
                 both[b][p] = _mm512_add_epi16(both[b][p], x);
@@ -131,7 +109,7 @@ inline void table_scores(float* out, const uint8_t* tables, const uint8_t* const
 
 constexpr float weight_units = 16777000.0f; // below 2^24 whatever the rounding of w * (units / largest)
 
-// Weights w >= 0 [count, a multiple of 64] as three unsigned bytes each: planes [3][stride]; returns their step.
+// Weights w >= 0 [count, a multiple of 64] as three bytes each: planes [3][stride], the high one first. Returns their unit.
 inline float weight_planes(uint8_t* planes, int64_t stride, const float* w, int count) {
     __m512 largest = _mm512_setzero_ps();
     for (int t = 0; t < count; t += 16) largest = _mm512_max_ps(largest, _mm512_loadu_ps(w + t));
@@ -146,37 +124,63 @@ inline float weight_planes(uint8_t* planes, int64_t stride, const float* w, int 
     return bound / weight_units;
 }
 
-// out[g * dim + d] += sum_t w_g[t] v[t, d] for Heads query heads: weights [Heads][3][stride] bytes, steps[g] their unit.
-// Of the nine products of byte planes the six above 2^-24 are taken, in three sums by their weight.
-template <int Heads>
-inline void table_values(float* out, const uint8_t* weights, int64_t stride, const float* steps, const uint8_t* const* codes, int blocks, const Quantizer& q,
-                         int head) {
-    const int8_t* planes = q.planes.data() + int64_t(q.codebook_head(head)) * q.sub_dim * table_bytes;
-    for (int s = 0; s < q.subs(); s++)
-        for (int j = 0; j < q.sub_dim; j++) {
-            const int8_t* table = planes + j * table_bytes;
-            const ByteTable high(table), middle(table + 256), low(table + 512);
-            __m512i sum[Heads][3];
-            for (int g = 0; g < Heads; g++)
-                for (int p = 0; p < 3; p++) sum[g][p] = _mm512_setzero_si512();
-            for (int b = 0; b < blocks; b++) {
-                const __m512i code = _mm512_loadu_si512(codes[b] + s * 64);
-                const __mmask64 upper = _mm512_movepi8_mask(code);
-                const __m512i h = high(code, upper), m = middle(code, upper), l = low(code, upper);
-                for (int g = 0; g < Heads; g++) {
-                    const uint8_t* w = weights + g * 3 * stride + b * 64;
-                    const __m512i wh = _mm512_loadu_si512(w), wm = _mm512_loadu_si512(w + stride), wl = _mm512_loadu_si512(w + 2 * stride);
-                    sum[g][0] = _mm512_dpbusd_epi32(sum[g][0], wh, h);
-                    sum[g][1] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum[g][1], wh, m), wm, h);
-                    sum[g][2] = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum[g][2], wh, l), wm, m), wl, h);
+// The sums of four registers' lanes.
+inline __m128 sums(__m512 a, __m512 b, __m512 c, __m512 d) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    const __m512 lanes = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+// out [heads, dim] += sum over the tokens of `blocks` blocks of 64 of weight and value. weights [heads][3][stride], units [heads].
+// Four byte rows of a sub-vector at a time are looked up into tile [4][stride], which all heads multiply.
+// Not inlined, and each sum kept: else GCC 12 moves or spills the sums in every round.
+__attribute__((noinline)) inline void table_values(float* out, int8_t* tile, const uint8_t* weights, int64_t stride, const float* units, int heads,
+                                                   const uint8_t* const* codes, int blocks, const Quantizer& q, int head) {
+    const int rows = q.sub_dim * q.component_bytes();
+    const int8_t* tables = q.components.data() + int64_t(q.codebook_head(head)) * rows * 256;
+    const float unit = q.units[q.codebook_head(head)];
+    for (int first = 0; first < rows; first += 4)
+        for (int s = 0; s < q.subs(); s++) {
+            for (int r = 0; r < 4; r++) {
+                const ByteTable table(tables + (first + r) * 256);
+                for (int b = 0; b < blocks; b++) {
+                    const __m512i code = _mm512_loadu_si512(codes[b] + s * 64);
+                    _mm512_store_si512(tile + r * stride + b * 64, table(code, _mm512_movepi8_mask(code)));
                 }
             }
-            for (int g = 0; g < Heads; g++) {
-                __m512 x = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[g][0]), _mm512_set1_ps(65536.0f));
-                x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[g][1]), _mm512_set1_ps(256.0f), x);
-                x = _mm512_add_ps(_mm512_cvtepi32_ps(sum[g][2]), x);
-                // high 2^16 x weight 2^16, and the three sums are 2^0, 2^-8, 2^-16 of that
-                out[g * q.head_dim + s * q.sub_dim + j] += _mm512_reduce_add_ps(x) * (steps[g] * 65536.0f * q.plane_scales[q.codebook_head(head)]);
+            for (int h = 0; h < heads; h++) {
+                __m512i sum[4][3];
+#pragma GCC unroll 4
+                for (int r = 0; r < 4; r++)
+#pragma GCC unroll 3
+                    for (int p = 0; p < 3; p++) sum[r][p] = _mm512_setzero_si512();
+                const uint8_t* w = weights + h * 3 * stride;
+                for (int t = 0; t < blocks * 64; t += 64) {
+                    __m512i v[4];
+#pragma GCC unroll 4
+                    for (int r = 0; r < 4; r++) v[r] = kept(_mm512_load_si512(tile + r * stride + t));
+#pragma GCC unroll 3
+                    for (int p = 0; p < 3; p++) {
+                        const __m512i x = kept(_mm512_load_si512(w + p * stride + t));
+#pragma GCC unroll 4
+                        for (int r = 0; r < 4; r++) sum[r][p] = kept(_mm512_dpbusd_epi32(sum[r][p], x, v[r]));
+                    }
+                }
+                __m512 total[4];
+#pragma GCC unroll 4
+                for (int r = 0; r < 4; r++) {
+                    const __m512 low = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][1]), _mm512_set1_ps(256.0f), _mm512_cvtepi32_ps(sum[r][2]));
+                    total[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[r][0]), _mm512_set1_ps(65536.0f), low);
+                }
+                alignas(16) float row[4];
+                _mm_store_ps(row, sums(total[0], total[1], total[2], total[3]));
+                float* to = out + h * q.head_dim + s * q.sub_dim;
+                if (q.component_bytes() == 2)
+                    for (int c = 0; c < 2; c++) to[c] += (row[2 * c] * 256 + row[2 * c + 1]) * (units[h] * unit);
+                else
+                    for (int c = 0; c < 4; c++) to[first + c] += row[c] * (units[h] * unit);
             }
         }
 }

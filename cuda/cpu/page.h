@@ -31,17 +31,30 @@ inline const uint8_t* token_scales(const uint8_t* page, const Quantizer& q) { re
 
 // The 64 codes of one sub-vector; Code is uint8_t (up to 8 bits) or uint16_t.
 template <class Code> inline void read_codes(Code* codes, const uint8_t* page, const Quantizer& q, int sub) {
-    const int low = low_bits(q.bits), high = q.bits - low;
-    const uint8_t* lower = page + int64_t(sub) * 8 * low;
-    const uint8_t* upper = page + int64_t(q.subs()) * 8 * low + int64_t(sub) * 8 * high;
-    if (low == 8)
-        for (int t = 0; t < 64; t++) codes[t] = lower[t];
-    else
-        for (int t = 0; t < 64; t++) codes[t] = lower[t % 32] >> (t / 32 * 4) & 15;
-    if (high == 2)
-        for (int t = 0; t < 64; t++) codes[t] |= static_cast<Code>((upper[t % 16] >> (t / 16 * 2) & 3) << low);
-    else if (high == 4)
-        for (int t = 0; t < 64; t++) codes[t] |= static_cast<Code>((upper[t % 32] >> (t / 32 * 4) & 15) << low);
+    typedef uint8_t Bytes16 __attribute__((vector_size(16)));
+    typedef uint8_t Bytes32 __attribute__((vector_size(32)));
+    typedef Code Codes __attribute__((vector_size(32 * sizeof(Code))));
+    const int low_width = low_bits(q.bits), high_width = q.bits - low_width;
+    const uint8_t* lower = page + int64_t(sub) * 8 * low_width;
+    const uint8_t* upper = page + int64_t(q.subs()) * 8 * low_width + int64_t(sub) * 8 * high_width;
+    for (int half = 0; half < 2; half++) { // 32 tokens
+        Bytes32 low, high = {};
+        std::memcpy(&low, lower + (low_width == 8 ? 32 * half : 0), 32);
+        if (low_width == 4) low = low >> 4 * half & 15;
+        if (high_width == 4) {
+            std::memcpy(&high, upper, 32);
+            high = high >> 4 * half & 15;
+        } else if (high_width == 2) {
+            Bytes16 part;
+            std::memcpy(&part, upper, 16);
+            const Bytes16 first = part >> 4 * half & 3, second = part >> (4 * half + 2) & 3;
+            high = __builtin_shufflevector(first, second, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24,
+                                           25, 26, 27, 28, 29, 30, 31);
+        }
+        Codes out = __builtin_convertvector(low, Codes);
+        if (high_width) out |= __builtin_convertvector(high, Codes) << low_width;
+        std::memcpy(codes + 32 * half, &out, sizeof out);
+    }
 }
 
 // s = 2^((u - 128) / 16) of 64 tokens.

@@ -13,10 +13,11 @@ struct Quantizer {
     std::vector<float> smooth;        // [kv_heads, head_dim] or empty
     std::vector<float> codebooks;     // [codebook_heads, 2^bits, sub_dim]; with fewer than 8 bits zeros follow up to 256 codewords
     std::vector<Codebook> books;      // the same for the nearest codeword, by codebook head
-    std::vector<int8_t> planes;       // up to 8 bits: [codebook_heads, sub_dim, 3, 256], see value_planes in lookup.h
-    std::vector<float> plane_scales;  // [codebook_heads]
+    std::vector<int8_t> components;   // up to 8 bits: codebooks in units, [codebook_heads, sub_dim, component_bytes, 256], high byte first
+    std::vector<float> units;         // [codebook_heads]
 
     bool coded() const { return bits < 16; }
+    int component_bytes() const { return sub_dim == 2 ? 2 : 1; }
     int subs() const { return head_dim / sub_dim; }
     int padded_codewords() const { return bits < 8 ? 256 : 1 << bits; }
     int64_t head_bytes() const { return int64_t(page_tokens) * subs() * bits / 8 + (token_scale ? page_tokens : 0); }

@@ -38,6 +38,14 @@ inline Vec load_bf16(const vi_bf16* p) {
 #endif
 }
 
+// x in a register, where GCC 12 would rather load it again for every use.
+template <class T> inline T kept(T x) {
+#if defined(__AVX512F__)
+    asm("" : "+v"(x));
+#endif
+    return x;
+}
+
 // 2^x for x <= 127, within 1e-7 relative; exactly 0 from x <= -127 down, minus infinity included.
 // x = i + f, |f| <= 1/2; 2^f by its Taylor series, whose first dropped term is (f ln 2)^8 / 8! < 6e-9; 2^i as exponent bits.
 inline Vec exp2_vec(Vec x) {

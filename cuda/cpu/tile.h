@@ -39,7 +39,7 @@ inline void multiply_rows(float* c, int64_t ldc, const float* a, int64_t lda, co
         for (int i = 0; i < k; i++) {
             Vec row[strip];
 #pragma GCC unroll 4
-            for (int v = 0; v < strip; v++) row[v] = load(b + i * ldb + j + v * kWidth);
+            for (int v = 0; v < strip; v++) row[v] = kept(load(b + i * ldb + j + v * kWidth));
 #pragma GCC unroll 6
             for (int m = 0; m < Rows; m++)
 #pragma GCC unroll 4
