@@ -1,0 +1,3 @@
+#include "attention_launch.cuh"
+
+VI_ATTENTION(attention_d4b8, 4, 8)

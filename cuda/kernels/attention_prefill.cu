@@ -1,0 +1,261 @@
+// Attention of a prompt (flash attention, arXiv 2205.14135): exact and causal over fresh keys and values, after what the cache already holds.
+//
+// Keys and values become bf16 in scratch memory, `chunk_tokens` at a time: those of the past read back from sinks, pages and ring, then the fresh
+// ones. Each chunk is one launch; from the second on it goes on from the output and log-sum-exp that the one before left.
+//
+// A block has 128 queries of one head, 16 a warp, and goes through the keys 64 at a time, two tiles of keys and values in shared memory while the next
+// arrive. q, k, v and the probabilities are bf16, sums f32.
+#include "attention_tile.cuh"
+#include "quantize.cuh"
+
+namespace {
+
+constexpr int warps = 8, threads = warps * 32, queries = warps * 16, tile = 64;
+constexpr int chunk_tokens = 32768;
+
+// One warp a vector (token, KV head, side): keys and values [kv_heads, count, D] as bf16.
+template <int D>
+__global__ void convert_fresh_kernel(vi_bf16* keys_out, vi_bf16* values_out, const float* keys, const float* values, int first, int count, int kv_heads,
+                                     int64_t stride) {
+    constexpr int N = D / 32;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+    if (i >= static_cast<int64_t>(count) * kv_heads) return;
+    const int lane = threadIdx.x % 32, head = static_cast<int>(i % kv_heads), token = static_cast<int>(i / kv_heads);
+    const float* from = (blockIdx.y ? values : keys) + (first + token) * stride + head * D + lane * N;
+    vi_bf16* to = (blockIdx.y ? values_out : keys_out) + (static_cast<int64_t>(head) * count + token) * D + lane * N;
+    for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(from[k], from[k + 1]);
+}
+
+// The same for tokens of the cache; the last `window` of the past and the sinks from their exact rows.
+template <int D>
+__global__ void convert_past_kernel(vi_bf16* keys_out, vi_bf16* values_out, const __grid_constant__ Cache c, int slot, int past, int first, int count) {
+    constexpr int N = D / 32;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+    if (i >= static_cast<int64_t>(count) * c.kv_heads) return;
+    const bool value = blockIdx.y;
+    const Side& side = value ? c.values : c.keys;
+    const int lane = threadIdx.x % 32, head = static_cast<int>(i % c.kv_heads), position = first + static_cast<int>(i / c.kv_heads);
+    float x[N];
+    if (position < c.sinks)
+        for (int k = 0; k < N; ++k) x[k] = bf16_to_f32(side.sinks[c.sink_row(slot, head, position) + lane * N + k]);
+    else if (past - position <= c.window && position >= c.exact_from[slot])
+        for (int k = 0; k < N; ++k) x[k] = bf16_to_f32(side.recent[c.recent_row(slot, head, position) + lane * N + k]);
+    else read_vector<D>(x, c, side, value, slot, position, head);
+    restore_vector<D>(x, side, head);
+    vi_bf16* to = (value ? values_out : keys_out) + (static_cast<int64_t>(head) * count + position - first) * D + lane * N;
+    for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(x[k], x[k + 1]);
+}
+
+// Byte offset of 8 channels of a row of a tile: 16-byte chunks are exchanged so that 8 rows at the same chunk lie in different banks.
+template <int D> __device__ inline uint32_t swizzle(int row, int chunk) { return row * (D * 2) + ((chunk ^ (row & 7)) * 16); }
+
+__device__ inline void load_matrices(uint32_t (&x)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address));
+}
+__device__ inline void load_matrices_transposed(uint32_t (&x)[4], uint32_t address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(address));
+}
+
+// A tile of rows into shared memory, in the background; zeros behind `count`.
+template <int D> __device__ inline void copy_tile(uint32_t shared, const vi_bf16* from, int start, int count) {
+    constexpr int chunks = D / 8;
+#pragma unroll
+    for (int i = threadIdx.x; i < tile * chunks; i += threads) {
+        const int row = i / chunks, chunk = i % chunks;
+        const bool inside = start + row < count;
+        const vi_bf16* source = from + static_cast<int64_t>(inside ? start + row : 0) * D + chunk * 8;
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared + swizzle<D>(row, chunk)), "l"(source), "r"(inside ? 16 : 0));
+    }
+}
+
+struct Prompt {
+    float* out; // [rows, heads, D]
+    float* lse; // [rows, heads]: log2 sum 2^score
+    const float* q;
+    const vi_bf16 *keys, *values; // [kv_heads, count, D]
+    float scale;                  // times log2 e
+    int count, rows, heads, group;
+    int diagonal; // row r sees keys 0 .. diagonal + r of this chunk
+    int64_t q_stride;
+    bool resume; // go on from out and lse
+};
+
+template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(const __grid_constant__ Prompt a) {
+    extern __shared__ __align__(128) uint8_t memory[];
+    constexpr uint32_t tile_bytes = tile * D * 2;
+    const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(memory));
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+    const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * queries; // the longest rows begin first
+    const int head = blockIdx.y, row = first + warp * 16 + g;              // this lane: row and row + 8
+    const vi_bf16 *keys = a.keys + static_cast<int64_t>(head / a.group) * a.count * D, *values = a.values + static_cast<int64_t>(head / a.group) * a.count * D;
+    const int seen = static_cast<int>(min(static_cast<int64_t>(a.count), static_cast<int64_t>(a.diagonal) + min(first + queries, a.rows)));
+    const int tiles = (seen + tile - 1) / tile;
+    if (tiles <= 0) return; // nothing of this chunk; never so for the first one
+
+    copy_tile<D>(shared, keys, 0, a.count);
+    asm volatile("cp.async.commit_group;");
+    copy_tile<D>(shared + 2 * tile_bytes, values, 0, a.count);
+    asm volatile("cp.async.commit_group;");
+
+    uint32_t q[D / 16][4];
+#pragma unroll
+    for (int i = 0; i < D / 16; ++i)
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+            const int r = row + k % 2 * 8;
+            float2 x = make_float2(0, 0);
+            if (r < a.rows) {
+                const float* from = a.q + r * a.q_stride + static_cast<int64_t>(head) * D + i * 16 + t * 2 + k / 2 * 8;
+                x = make_float2(from[0] * a.scale, from[1] * a.scale);
+            }
+            q[i][k] = pack_bf16(x.x, x.y);
+        }
+    float out[D / 8][4] = {}, m[2] = {-1e30f, -1e30f}, l[2] = {0, 0};
+    if (a.resume)
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+            if (row + 8 * h < a.rows) {
+                const int64_t at = static_cast<int64_t>(row + 8 * h) * a.heads + head;
+                m[h] = a.lse[at];
+                l[h] = t == 0; // of the four lanes of a row
+#pragma unroll
+                for (int i = 0; i < D / 8; ++i) out[i][2 * h] = a.out[at * D + i * 8 + t * 2], out[i][2 * h + 1] = a.out[at * D + i * 8 + t * 2 + 1];
+            }
+
+    for (int step = 0; step < tiles; ++step) {
+        const int start = step * tile;
+        const uint32_t key_tile = shared + step % 2 * tile_bytes, value_tile = shared + (2 + step % 2) * tile_bytes;
+        asm volatile("cp.async.wait_group 1;"); // the keys are here
+        __syncthreads();
+        if (step + 1 < tiles) copy_tile<D>(shared + (step + 1) % 2 * tile_bytes, keys, start + tile, a.count);
+        asm volatile("cp.async.commit_group;");
+
+        float s[tile / 8][4] = {};
+#pragma unroll
+        for (int i = 0; i < D / 32; ++i)
+#pragma unroll
+            for (int n = 0; n < tile / 8; ++n) {
+                uint32_t k[4];
+                load_matrices(k, key_tile + swizzle<D>(n * 8 + lane % 8, i * 4 + lane / 8));
+                mma_bf16(s[n], q[2 * i][0], q[2 * i][1], q[2 * i][2], q[2 * i][3], k[0], k[1]);
+                mma_bf16(s[n], q[2 * i + 1][0], q[2 * i + 1][1], q[2 * i + 1][2], q[2 * i + 1][3], k[2], k[3]);
+            }
+        if (start + tile > a.count || start + tile > static_cast<int64_t>(a.diagonal) + first + warp * 16 + 1)
+#pragma unroll
+            for (int n = 0; n < tile / 8; ++n)
+#pragma unroll
+                for (int c = 0; c < 4; ++c) {
+                    const int key = start + n * 8 + t * 2 + c % 2;
+                    if (key >= a.count || key > static_cast<int64_t>(a.diagonal) + row + c / 2 * 8) s[n][c] = -__builtin_huge_valf();
+                }
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            float most = m[h];
+#pragma unroll
+            for (int n = 0; n < tile / 8; ++n) most = fmaxf(most, fmaxf(s[n][2 * h], s[n][2 * h + 1]));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 1));
+            most = fmaxf(most, __shfl_xor_sync(0xffffffffu, most, 2));
+            const float factor = exp2_fast(m[h] - most);
+            m[h] = most;
+            float sum = 0;
+#pragma unroll
+            for (int n = 0; n < tile / 8; ++n) {
+                s[n][2 * h] = exp2_fast(s[n][2 * h] - most);
+                s[n][2 * h + 1] = exp2_fast(s[n][2 * h + 1] - most);
+                sum += s[n][2 * h] + s[n][2 * h + 1];
+            }
+            l[h] = l[h] * factor + sum;
+#pragma unroll
+            for (int i = 0; i < D / 8; ++i) out[i][2 * h] *= factor, out[i][2 * h + 1] *= factor;
+        }
+
+        asm volatile("cp.async.wait_group 1;"); // the values are here
+        __syncthreads();
+        if (step + 1 < tiles) copy_tile<D>(shared + (2 + (step + 1) % 2) * tile_bytes, values, start + tile, a.count);
+        asm volatile("cp.async.commit_group;");
+#pragma unroll
+        for (int j = 0; j < tile / 16; ++j) {
+            const uint32_t p0 = pack_bf16(s[2 * j][0], s[2 * j][1]), p1 = pack_bf16(s[2 * j][2], s[2 * j][3]);
+            const uint32_t p2 = pack_bf16(s[2 * j + 1][0], s[2 * j + 1][1]), p3 = pack_bf16(s[2 * j + 1][2], s[2 * j + 1][3]);
+#pragma unroll
+            for (int i = 0; i < D / 16; ++i) {
+                uint32_t v[4]; // tokens 0..7 and 8..15 of channels 0..7, then of 8..15
+                load_matrices_transposed(v, value_tile + swizzle<D>(j * 16 + lane % 16, i * 2 + lane / 16));
+                mma_bf16(out[2 * i], p0, p1, p2, p3, v[0], v[1]);
+                mma_bf16(out[2 * i + 1], p0, p1, p2, p3, v[2], v[3]);
+            }
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+        l[h] += __shfl_xor_sync(0xffffffffu, l[h], 1);
+        l[h] += __shfl_xor_sync(0xffffffffu, l[h], 2);
+        if (row + 8 * h >= a.rows) continue;
+        const int64_t at = static_cast<int64_t>(row + 8 * h) * a.heads + head;
+        const float inverse = 1 / l[h];
+#pragma unroll
+        for (int i = 0; i < D / 8; ++i)
+            *reinterpret_cast<float2*>(a.out + at * D + i * 8 + t * 2) = make_float2(out[i][2 * h] * inverse, out[i][2 * h + 1] * inverse);
+        if (t == 0) a.lse[at] = m[h] + log2f(l[h]);
+    }
+}
+
+template <int D>
+int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, const float* keys, const float* values, const Cache* cache, int slot,
+                int past, int first, int kv_heads, int64_t kv_stride) {
+    constexpr size_t bytes = 4 * tile * D * 2;
+    VI_SHARED(context, "vi_attention_prefill", prefill_kernel<D>, bytes);
+    a.keys = keys_out;
+    a.values = values_out;
+    const int total = past + first + a.rows;
+    for (int begin = 0; begin < total;) {
+        const bool fresh = begin >= past;
+        const int end = fresh ? min(total, begin + chunk_tokens) : min(past, begin + chunk_tokens);
+        a.count = end - begin;
+        a.diagonal = past + first - begin;
+        a.resume = begin > 0;
+        const dim3 blocks(static_cast<unsigned>(ceil_div<int64_t>(static_cast<int64_t>(a.count) * kv_heads, 8)), 2);
+        if (fresh) convert_fresh_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, keys, values, begin - past, a.count, kv_heads, kv_stride);
+        else convert_past_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
+        VI_LAUNCHED(context, "vi_attention_prefill");
+        prefill_kernel<D><<<dim3(ceil_div(a.rows, queries), a.heads), threads, bytes, context->stream>>>(a);
+        VI_LAUNCHED(context, "vi_attention_prefill");
+        begin = end;
+    }
+    return VI_OK;
+}
+
+} // namespace
+
+extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const float* keys, const float* values,
+                                               const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows,
+                                               int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride) VI_TRY {
+    const char* name = "vi_attention_prefill";
+    VI_OPEN(context, "vi_attention_prefill");
+    VI_REQUIRE(context, rows >= 0 && first >= 0 && past >= 0, "%s: rows is %d, first %d, past %d", name, rows, first, past);
+    VI_REQUIRE(context, static_cast<int64_t>(past) + first + rows <= INT32_MAX, "%s: %d past, %d first and %d rows do not fit int32", name, past, first, rows);
+    if (head_dim != 64 && head_dim != 128) return context->fail(VI_UNSUPPORTED, "%s: head_dim %d is not supported: 64 and 128 are", name, head_dim);
+    VI_REQUIRE(context, kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0 && heads / kv_heads <= 16,
+               "%s: heads is %d, kv_heads %d: heads is 1 to 16 times kv_heads", name, heads, kv_heads);
+    VI_REQUIRE(context, static_cast<int64_t>(heads) * head_dim <= q_stride, "%s: q_stride is %d, less than heads * head_dim", name, q_stride);
+    VI_REQUIRE(context, static_cast<int64_t>(kv_heads) * head_dim <= kv_stride, "%s: kv_stride is %d, less than kv_heads * head_dim", name, kv_stride);
+    VI_REQUIRE(context, past == 0 || layer, "%s: layer is NULL and past is %d", name, past);
+    const Cache* cache = past ? &layer->cache : nullptr;
+    if (cache) {
+        VI_REQUIRE(context, cache->kv_heads == kv_heads && cache->head_dim == head_dim, "%s: the layer has %d KV heads of %d, the call %d of %d", name,
+                   cache->kv_heads, cache->head_dim, kv_heads, head_dim);
+        VI_REQUIRE(context, slot >= 0 && slot < cache->slots, "%s: slot %d is outside the %d slots", name, slot, cache->slots);
+        VI_REQUIRE(context, past <= static_cast<int64_t>(cache->max_pages) * VI_PAGE_TOKENS, "%s: past is %d: a slot holds %lld", name, past,
+                   static_cast<long long>(cache->max_pages) * VI_PAGE_TOKENS);
+    }
+    if (rows == 0) return VI_OK;
+    VI_REQUIRE(context, out && q && keys && values, "%s: out, q, keys or values is NULL", name);
+    const int longest = first + rows > past ? first + rows : past, held = longest < chunk_tokens ? longest : chunk_tokens;
+    const size_t side_bytes = align_256(static_cast<size_t>(held) * kv_heads * head_dim * 2);
+    VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + static_cast<size_t>(rows) * heads * 4, name);
+    Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, scale * 1.4426950408889634f, 0, rows, heads, heads / kv_heads,
+                0, q_stride, false};
+    auto run = head_dim == 64 ? prefill<64> : prefill<128>;
+    return run(context, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes), keys, values, cache, slot, past, first,
+               kv_heads, kv_stride);
+} VI_CATCH(context, "vi_attention_prefill")

@@ -1,0 +1,185 @@
+// What every file of the CUDA library shares: the context, status and launch macros, scratch memory, bf16.
+//
+// The shape of every exported function:
+//
+//     VI_API int32_t vi_x(vi_context* context, float* out, ...) VI_TRY {
+//         VI_OPEN(context, "vi_x");
+//         VI_REQUIRE(context, rows >= 0, "vi_x: rows is %d", rows);
+//         x_kernel<<<blocks, threads, 0, context->stream>>>(...);
+//         VI_LAUNCHED(context, "vi_x");
+//         return VI_OK;
+//     } VI_CATCH(context, "vi_x")
+//
+// Nothing in it allocates device memory or waits, so that it can be part of a graph; functions that do say VI_NOT_CAPTURED.
+#pragma once
+#include "vecinfer.h"
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <cstdarg>
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <new>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+struct vi_cublas; // linear_large.cu
+
+struct vi_graph {
+    cudaGraph_t graph = nullptr;
+    cudaGraphExec_t executable = nullptr;
+};
+
+struct vi_context {
+    int32_t device = -1;             // -1: unusable, `unusable` says why
+    std::string unusable;
+    cudaStream_t stream = nullptr;   // never the legacy stream, which can't be captured
+    cudaDeviceProp properties = {};
+    int32_t multiprocessors = 0;
+    size_t shared_limit = 0;         // bytes of shared memory that a block can opt in to
+    std::string error;
+    std::unordered_map<void*, int64_t> allocations; // address -> bytes; the workspace is not among them
+    int64_t allocated = 0, peak = 0;
+    cudaEvent_t events[64] = {};
+    bool event_recorded[64] = {};
+    bool capturing = false;          // between vi_graph_begin and vi_graph_end
+    int32_t capture_status = VI_OK;
+    std::string capture_error;
+    int32_t graphs = 0;              // alive; a graph keeps the addresses of the workspace it was recorded with
+    void* workspace_address = nullptr;
+    size_t workspace_bytes = 0;
+    std::vector<void*> workspaces_retired;
+    std::shared_ptr<vi_cublas> cublas;
+
+    // Sets the message and returns the status, so that `return context->fail(...)` is one line.
+    int32_t fail(int32_t status, const char* format, ...) __attribute__((format(printf, 3, 4)));
+    // The same for a CUDA error: out of memory and missing code get their own status. Clears the error.
+    int32_t fail_cuda(cudaError_t code, const char* name);
+    // Device memory that vi_memory_info counts, aligned to 256. name is the function's, for messages.
+    int32_t allocate(void** out, size_t bytes, const char* name);
+    int32_t release(void* address, const char* name);
+    // Scratch memory, aligned to 256, valid until the next call of it on this context: one per operation. It only grows, and not while
+    // capturing. nullptr after a failure; then `return context->workspace_status`.
+    void* workspace(size_t bytes, const char* name);
+    int32_t workspace_status = VI_OK;
+};
+
+// First line of every function but those that make, destroy or question a context.
+#define VI_OPEN(context, name)                                                                                      \
+    do {                                                                                                            \
+        if (!(context)) return VI_INVALID_ARGUMENT;                                                                 \
+        if ((context)->device < 0) return (context)->fail(VI_NO_DEVICE, name ": %s", (context)->unusable.c_str());  \
+        VI_CUDA(context, name, cudaSetDevice((context)->device));                                                   \
+    } while (0)
+
+// Refuses an argument by name: VI_REQUIRE(context, rows >= 0, "vi_rope: rows is %d", rows)
+#define VI_REQUIRE(context, condition, ...) \
+    do { if (!(condition)) return (context)->fail(VI_INVALID_ARGUMENT, __VA_ARGS__); } while (0)
+
+// Refuses a NULL by its parameter's name.
+#define VI_POINTER(context, name, pointer) VI_REQUIRE(context, (pointer) != nullptr, name ": " #pointer " is NULL")
+
+// Runs a call of the CUDA runtime and returns its error as a status with the operation's name.
+#define VI_CUDA(context, name, call)                                                   \
+    do {                                                                               \
+        cudaError_t code_ = (call);                                                    \
+        if (code_ != cudaSuccess) return (context)->fail_cuda(code_, name);            \
+    } while (0)
+
+// After every launch.
+#define VI_LAUNCHED(context, name) VI_CUDA(context, name, cudaGetLastError())
+
+// Second line of every function that waits, allocates or frees.
+#define VI_NOT_CAPTURED(context, name) \
+    do { if ((context)->capturing) return (context)->fail(VI_INVALID_ARGUMENT, name " can't be part of a graph"); } while (0)
+
+// Declares a typed pointer to scratch memory, or returns from the function.
+#define VI_WORKSPACE(context, type, pointer, bytes, name)                       \
+    type* pointer = static_cast<type*>((context)->workspace((bytes), name));    \
+    if (!pointer) return (context)->workspace_status
+
+// No exception crosses the ABI: the body of every exported function stands between these two.
+#define VI_TRY try
+#define VI_CATCH(context, name)                                                                                                  \
+    catch (const std::bad_alloc&) { return (context) ? (context)->fail(VI_OUT_OF_MEMORY, name ": out of host memory") : VI_OUT_OF_MEMORY; } \
+    catch (const std::exception& e) { return (context) ? (context)->fail(VI_INTERNAL_ERROR, name ": %s", e.what()) : VI_INTERNAL_ERROR; }   \
+    catch (...) { return (context) ? (context)->fail(VI_INTERNAL_ERROR, name ": unknown exception") : VI_INTERNAL_ERROR; }
+
+// Raises the limit of dynamic shared memory of a kernel above 48 KiB; cheap enough to call before every launch.
+#define VI_SHARED(context, name, kernel, bytes) \
+    VI_CUDA(context, name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)))
+
+// Programmatic dependent launch (compute capability 9.0 on): a kernel started by launch_early may begin while the one before it still runs.
+// Every thread of it calls wait_for_previous() before any access to memory that another kernel writes or reads, also where it returns early:
+// the kernels further back count as done because of it. let_next_start() lets the kernel after it begin, which sees all results either way.
+__device__ inline void wait_for_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+__device__ inline void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_early(const vi_context* context, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
+    Arguments... arguments) {
+    cudaLaunchAttribute attribute = {};
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = blocks;
+    config.blockDim = threads;
+    config.dynamicSmemBytes = shared;
+    config.stream = context->stream;
+    config.attrs = &attribute;
+    config.numAttrs = context->properties.major >= 9 ? 1 : 0;
+    return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+}
+
+template <typename T> constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
+constexpr size_t align_256(size_t bytes) { return (bytes + 255) / 256 * 256; }
+inline bool aligned_16(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
+
+// vi_bf16 <-> float on either side. Device code may as well cast a vi_bf16* to __nv_bfloat16*: the bits are the same.
+__host__ __device__ inline float bf16_to_f32(vi_bf16 x) {
+#if defined(__CUDA_ARCH__)
+    return __uint_as_float(static_cast<uint32_t>(x) << 16);
+#else
+    uint32_t bits = static_cast<uint32_t>(x) << 16;
+    float out;
+    std::memcpy(&out, &bits, 4);
+    return out;
+#endif
+}
+
+__device__ inline vi_bf16 f32_to_bf16(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+
+// Sums and maxima over a warp by halving: the order does not depend on anything but the lane.
+template <typename T> __device__ inline T warp_sum(T x) {
+#pragma unroll
+    for (int offset = 16; offset; offset /= 2) x += __shfl_xor_sync(0xffffffffu, x, offset);
+    return x;
+}
+
+__device__ inline float warp_max(float x) {
+#pragma unroll
+    for (int offset = 16; offset; offset /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, offset));
+    return x;
+}
+
+// Sum over a block of up to 1024 threads, known to all of them. `shared` holds 32 T and may be reused after the next __syncthreads.
+template <typename T> __device__ inline T block_sum(T x, T* shared) {
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = x;
+    __syncthreads();
+    T sum = T(0);
+    for (unsigned warp = 0; warp < (blockDim.x + 31) / 32; ++warp) sum += shared[warp];
+    return sum;
+}

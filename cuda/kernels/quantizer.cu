@@ -1,0 +1,162 @@
+// Quantizers: codebooks, smoothing factors, transforms, and the size of a page.
+#include "hadamard.cuh"
+#include "quantizer.h"
+
+namespace {
+
+// One block a codebook: the codebook as attention reads it. Codewords of 2 channels become f16, others int8 with one scale for the codebook,
+// max |c| / 127. codebooks holds the caller's values and is replaced by the rounded ones.
+__global__ void round_codebook_kernel(float* codebooks, uint8_t* table, float* table_scales, int codewords, int sub_dim) {
+    __shared__ float shared[32];
+    const int count = codewords * sub_dim;
+    float* codebook = codebooks + static_cast<int64_t>(blockIdx.x) * count;
+    if (sub_dim == 2) {
+        __half* out = reinterpret_cast<__half*>(table) + static_cast<int64_t>(blockIdx.x) * count;
+        for (int i = threadIdx.x; i < count; i += blockDim.x) {
+            out[i] = __float2half_rn(codebook[i]);
+            codebook[i] = __half2float(out[i]);
+        }
+        if (threadIdx.x == 0) table_scales[blockIdx.x] = 1;
+        return;
+    }
+    float most = 0;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) most = fmaxf(most, fabsf(codebook[i]));
+    most = warp_max(most);
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = most;
+    __syncthreads();
+    for (unsigned w = 0; w < blockDim.x / 32; ++w) most = fmaxf(most, shared[w]);
+    const float scale = most > 0 ? most / 127 : 1;
+    int8_t* out = reinterpret_cast<int8_t*>(table) + static_cast<int64_t>(blockIdx.x) * count;
+    for (int i = threadIdx.x; i < count; i += blockDim.x) {
+        const int rounded = max(-127, min(127, __float2int_rn(codebook[i] / scale)));
+        out[i] = static_cast<int8_t>(rounded);
+        codebook[i] = rounded * scale;
+    }
+    if (threadIdx.x == 0) table_scales[blockIdx.x] = scale;
+}
+
+// One warp a vector.
+template <int D>
+__global__ void transform_kernel(float* out, const float* x, const float* smooth, int hadamard_on, int direction, int64_t count, int heads, int group,
+                                 int64_t stride) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+    if (i >= count) return;
+    constexpr int N = D / 32;
+    const int lane = threadIdx.x % 32, head = static_cast<int>(i % heads);
+    const int64_t at = i / heads * stride + static_cast<int64_t>(head) * D + lane * N;
+    const float* factors = smooth ? smooth + head / group * D + lane * N : nullptr;
+    float v[N];
+    for (int k = 0; k < N; ++k) v[k] = x[at + k];
+    if (factors && direction != 2)
+        for (int k = 0; k < N; ++k) v[k] = direction == 0 ? v[k] / factors[k] : v[k] * factors[k];
+    if (hadamard_on) hadamard<D>(v);
+    if (factors && direction == 2)
+        for (int k = 0; k < N; ++k) v[k] *= factors[k];
+    for (int k = 0; k < N; ++k) out[at + k] = v[k];
+}
+
+} // namespace
+
+Quantizer::~Quantizer() {
+    if (memory) context->release(memory, "vi_quantizer_destroy");
+}
+
+extern "C" {
+
+VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim,
+                                   int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t hadamard, int32_t token_scale) VI_TRY {
+    const char* name = "vi_quantizer_create";
+    VI_OPEN(context, "vi_quantizer_create");
+    VI_NOT_CAPTURED(context, "vi_quantizer_create");
+    VI_REQUIRE(context, out, "%s: out is NULL", name);
+    VI_REQUIRE(context, kv_heads >= 1, "%s: kv_heads is %d", name, kv_heads);
+    if (head_dim != 64 && head_dim != 128) return context->fail(VI_UNSUPPORTED, "%s: head_dim %d is not supported: 64 and 128 are", name, head_dim);
+    VI_REQUIRE(context, (hadamard | 1) == 1 && (token_scale | 1) == 1, "%s: hadamard is %d and token_scale is %d: 0 or 1", name, hadamard, token_scale);
+    if (bits == 16) {
+        VI_REQUIRE(context, sub_dim == 1 && !codebooks, "%s: 16 bits go with sub_dim 1 and no codebooks, sub_dim is %d", name, sub_dim);
+        VI_REQUIRE(context, !smooth && !hadamard && !token_scale, "%s: 16 bits go without smooth, hadamard and token_scale", name);
+    } else {
+        static const int formats[][2] = {{2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
+        bool known = false;
+        for (const auto& [d, b] : formats) known |= d == sub_dim && b == bits;
+        VI_REQUIRE(context, known, "%s: (sub_dim, bits) is (%d, %d): (2,8) (4,12) (4,10) (4,8) (4,6) (8,12) (8,8) or (1,16)", name, sub_dim, bits);
+        VI_REQUIRE(context, codebooks, "%s: codebooks is NULL: only 16 bits go without", name);
+        VI_REQUIRE(context, codebook_heads == 1 || codebook_heads == kv_heads, "%s: codebook_heads is %d: 1 or kv_heads (%d)", name, codebook_heads,
+                   kv_heads);
+    }
+    auto handle = std::make_unique<vi_quantizer>();
+    handle->quantizer = std::make_shared<Quantizer>();
+    Quantizer& q = *handle->quantizer;
+    q.context = context;
+    q.kv_heads = kv_heads, q.head_dim = head_dim, q.sub_dim = sub_dim, q.bits = bits;
+    q.codebook_heads = bits == 16 ? 0 : codebook_heads, q.hadamard = hadamard, q.token_scale = token_scale;
+    const size_t count = bits == 16 ? 0 : (static_cast<size_t>(codebook_heads) * sub_dim << bits);
+    const size_t book_bytes = align_256(count * 4), table_bytes = align_256(count * (sub_dim == 2 ? 2 : 1));
+    const size_t scale_bytes = align_256(q.codebook_heads * 4), smooth_bytes = smooth ? align_256(static_cast<size_t>(kv_heads) * head_dim * 4) : 0;
+    if (book_bytes + smooth_bytes) {
+        const int32_t status = context->allocate(&q.memory, book_bytes + table_bytes + scale_bytes + smooth_bytes, name);
+        if (status != VI_OK) return status;
+        uint8_t* memory = static_cast<uint8_t*>(q.memory);
+        q.codebooks = reinterpret_cast<float*>(memory);
+        q.table = memory + book_bytes;
+        q.table_scales = reinterpret_cast<float*>(memory + book_bytes + table_bytes);
+        if (smooth) {
+            q.smooth = reinterpret_cast<float*>(memory + book_bytes + table_bytes + scale_bytes);
+            VI_CUDA(context, "vi_quantizer_create",
+                    cudaMemcpyAsync(q.smooth, smooth, static_cast<size_t>(kv_heads) * head_dim * 4, cudaMemcpyDeviceToDevice, context->stream));
+        }
+        VI_CUDA(context, "vi_quantizer_create", cudaMemcpyAsync(q.codebooks, codebooks, count * 4, cudaMemcpyDeviceToDevice, context->stream));
+        round_codebook_kernel<<<codebook_heads, 256, 0, context->stream>>>(q.codebooks, q.table, q.table_scales, 1 << bits, sub_dim);
+        VI_LAUNCHED(context, "vi_quantizer_create");
+    }
+    vi_quantizer* address = handle.release();
+    std::memcpy(out, &address, sizeof address);
+    return VI_OK;
+} VI_CATCH(context, "vi_quantizer_create")
+
+VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer) VI_TRY {
+    VI_OPEN(context, "vi_quantizer_destroy");
+    VI_NOT_CAPTURED(context, "vi_quantizer_destroy");
+    delete quantizer;
+    return VI_OK;
+} VI_CATCH(context, "vi_quantizer_destroy")
+
+VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer) VI_TRY {
+    VI_OPEN(context, "vi_quantizer_codebook");
+    VI_REQUIRE(context, out && quantizer, "vi_quantizer_codebook: out or quantizer is NULL");
+    const Quantizer& q = *quantizer->quantizer;
+    VI_REQUIRE(context, q.bits < 16, "vi_quantizer_codebook: 16 bits have no codebook");
+    const size_t bytes = (static_cast<size_t>(q.codebook_heads) * q.sub_dim << q.bits) * 4;
+    VI_CUDA(context, "vi_quantizer_codebook", cudaMemcpyAsync(out, q.codebooks, bytes, cudaMemcpyDeviceToDevice, context->stream));
+    return VI_OK;
+} VI_CATCH(context, "vi_quantizer_codebook")
+
+VI_API int32_t vi_page_bytes(vi_context* context, uint8_t* out, const vi_quantizer* quantizer) VI_TRY {
+    VI_OPEN(context, "vi_page_bytes");
+    VI_REQUIRE(context, out && quantizer, "vi_page_bytes: out or quantizer is NULL");
+    const int64_t bytes = quantizer->quantizer->page_bytes();
+    std::memcpy(out, &bytes, sizeof bytes);
+    return VI_OK;
+} VI_CATCH(context, "vi_page_bytes")
+
+VI_API int32_t vi_transform(vi_context* context, float* out, const float* x, const vi_quantizer* quantizer, int32_t direction, int32_t rows,
+                            int32_t heads, int32_t stride) VI_TRY {
+    const char* name = "vi_transform";
+    VI_OPEN(context, "vi_transform");
+    VI_REQUIRE(context, quantizer, "%s: quantizer is NULL", name);
+    const Quantizer& q = *quantizer->quantizer;
+    VI_REQUIRE(context, rows >= 0, "%s: rows is %d", name, rows);
+    VI_REQUIRE(context, direction >= 0 && direction <= 2, "%s: direction is %d: 0, 1 or 2", name, direction);
+    VI_REQUIRE(context, heads >= 1 && heads % q.kv_heads == 0, "%s: heads is %d, not a multiple of %d KV heads", name, heads, q.kv_heads);
+    VI_REQUIRE(context, static_cast<int64_t>(heads) * q.head_dim <= stride, "%s: stride is %d, less than heads * head_dim", name, stride);
+    if (rows == 0) return VI_OK;
+    VI_REQUIRE(context, out && x, "%s: out or x is NULL", name);
+    const int64_t count = static_cast<int64_t>(rows) * heads;
+    const unsigned blocks = static_cast<unsigned>(ceil_div<int64_t>(count, 8));
+    auto kernel = q.head_dim == 64 ? transform_kernel<64> : transform_kernel<128>;
+    kernel<<<blocks, 256, 0, context->stream>>>(out, x, q.smooth, q.hadamard, direction, count, heads, heads / q.kv_heads, stride);
+    VI_LAUNCHED(context, "vi_transform");
+    return VI_OK;
+} VI_CATCH(context, "vi_transform")
+
+} // extern "C"

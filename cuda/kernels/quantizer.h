@@ -1,0 +1,67 @@
+// How one side (keys or values) of a layer is kept, and a layer's memory bound to two of them.
+#pragma once
+#include "context.h"
+#include "page.cuh"
+
+struct Quantizer {
+    int32_t kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0, hadamard = 0, token_scale = 0;
+    // Device memory, in one allocation of `memory`. codebooks f32 [codebook_heads, 2^bits, sub_dim] as attention reads them;
+    // table: the same as int8 or f16, 4 or 8 bytes each; table_scales [codebook_heads]: codebook = table * scale;
+    // smooth [kv_heads, head_dim] or nullptr.
+    void* memory = nullptr;
+    float* codebooks = nullptr;
+    uint8_t* table = nullptr;
+    float* table_scales = nullptr;
+    float* smooth = nullptr;
+    vi_context* context = nullptr;
+
+    PageFormat format() const { return {head_dim, sub_dim, bits, token_scale}; }
+    int64_t page_bytes() const { return static_cast<int64_t>(format().head_bytes()) * kv_heads; }
+    ~Quantizer();
+};
+
+struct vi_quantizer {
+    std::shared_ptr<Quantizer> quantizer; // layers share it
+};
+
+// What kernels see of one side of a layer.
+struct Side {
+    PageFormat format;
+    uint8_t* pages;
+    vi_bf16 *recent, *sinks;
+    const float* codebooks;
+    const uint8_t* table;
+    const float* table_scales;
+    const float* smooth; // or nullptr
+    int32_t codebook_heads, hadamard;
+
+    __device__ uint8_t* page(int index, int head, int kv_heads) const {
+        return pages + (static_cast<int64_t>(index) * kv_heads + head) * format.head_bytes();
+    }
+    __device__ int codebook_head(int head) const { return codebook_heads == 1 ? 0 : head; }
+};
+
+// What kernels see of a layer.
+struct Cache {
+    Side keys, values;
+    const int32_t *page_table, *exact_from;
+    int32_t kv_heads, head_dim, page_count, slots, max_pages, sinks, window, recent;
+
+    // Bad positions and slots must not be followed: device memory holds them, and the host can't look.
+    __device__ bool valid(int slot, int position) const {
+        return slot >= 0 && slot < slots && position < static_cast<int64_t>(max_pages) * VI_PAGE_TOKENS;
+    }
+    __device__ int page_index(int slot, int page) const { return page_table[static_cast<int64_t>(slot) * max_pages + page]; }
+    __device__ int64_t recent_row(int slot, int head, int position) const {
+        return ((static_cast<int64_t>(slot) * kv_heads + head) * recent + position % recent) * head_dim;
+    }
+    __device__ int64_t sink_row(int slot, int head, int position) const {
+        return ((static_cast<int64_t>(slot) * kv_heads + head) * sinks + position) * head_dim;
+    }
+};
+
+struct vi_kv_layer {
+    std::shared_ptr<Quantizer> keys, values;
+    Cache cache;
+    int32_t* counters = nullptr; // zeros, one for each block of attention; a block that merges sets its own back
+};

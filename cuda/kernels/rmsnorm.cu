@@ -1,0 +1,65 @@
+// Root mean square normalization (arXiv 1910.07467), with the residual addition before it.
+#include "context.h"
+#include <algorithm>
+
+namespace {
+
+// One block a row; the second pass finds the row in L1. Each thread reads only what it wrote itself, so that out may be x.
+template <bool VECTOR>
+__global__ void rmsnorm_kernel(float* out, float* residual, const float* x, const vi_bf16* __restrict__ weight, float epsilon, int32_t width) {
+    __shared__ float shared[32];
+    wait_for_previous();
+    let_next_start();
+    const int64_t start = static_cast<int64_t>(blockIdx.x) * width;
+    const float* normed = residual ? residual + start : x + start;
+    float sum = 0;
+    if constexpr (VECTOR) {
+        for (int32_t i = threadIdx.x; i < width / 4; i += blockDim.x) {
+            float4 value = reinterpret_cast<const float4*>(x + start)[i];
+            if (residual) {
+                float4* place = reinterpret_cast<float4*>(residual + start) + i;
+                const float4 before = *place;
+                value = make_float4(before.x + value.x, before.y + value.y, before.z + value.z, before.w + value.w);
+                *place = value;
+            }
+            sum = fmaf(value.x, value.x, fmaf(value.y, value.y, fmaf(value.z, value.z, fmaf(value.w, value.w, sum))));
+        }
+    } else {
+        for (int32_t i = threadIdx.x; i < width; i += blockDim.x) {
+            float value = x[start + i];
+            if (residual) residual[start + i] = value = residual[start + i] + value;
+            sum = fmaf(value, value, sum);
+        }
+    }
+    const float scale = 1.0f / sqrtf(block_sum(sum, shared) / static_cast<float>(width) + epsilon);
+    if constexpr (VECTOR) {
+        for (int32_t i = threadIdx.x; i < width / 4; i += blockDim.x) {
+            const float4 value = reinterpret_cast<const float4*>(normed)[i];
+            const uint2 packed = reinterpret_cast<const uint2*>(weight)[i];
+            reinterpret_cast<float4*>(out + start)[i] =
+                make_float4(value.x * scale * __uint_as_float(packed.x << 16), value.y * scale * __uint_as_float(packed.x & 0xffff0000u),
+                            value.z * scale * __uint_as_float(packed.y << 16), value.w * scale * __uint_as_float(packed.y & 0xffff0000u));
+        }
+    } else {
+        for (int32_t i = threadIdx.x; i < width; i += blockDim.x) out[start + i] = normed[i] * scale * bf16_to_f32(weight[i]);
+    }
+}
+
+} // namespace
+
+extern "C" VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight,
+    float epsilon, int32_t rows, int32_t width) VI_TRY {
+    VI_OPEN(context, "vi_rmsnorm");
+    VI_REQUIRE(context, rows >= 0, "vi_rmsnorm: rows is %d", rows);
+    VI_REQUIRE(context, width >= 1, "vi_rmsnorm: width is %d", width);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, "vi_rmsnorm", out);
+    VI_POINTER(context, "vi_rmsnorm", x);
+    VI_POINTER(context, "vi_rmsnorm", weight);
+    const bool vector = width % 4 == 0 && aligned_16(out) && aligned_16(x) && aligned_16(weight) && aligned_16(residual);
+    const int32_t items = vector ? width / 4 : width;
+    const int32_t threads = std::min(1024, ceil_div(items, 32) * 32);
+    VI_CUDA(context, "vi_rmsnorm", launch_early(context, vector ? rmsnorm_kernel<true> : rmsnorm_kernel<false>, rows, threads, 0, out,
+        residual, x, weight, epsilon, width));
+    return VI_OK;
+} VI_CATCH(context, "vi_rmsnorm")

@@ -1,0 +1,70 @@
+// Rotary position embedding (arXiv 2104.09864, halves convention), and the step to the next position.
+#include "context.h"
+
+namespace {
+
+constexpr int heads_a_block = 8;
+
+// A block turns up to 8 heads of one row, with sine and cosine made once.
+__global__ void rope_kernel(float* __restrict__ x, const int32_t* __restrict__ positions, const float* __restrict__ frequencies,
+    int32_t heads, int32_t half, int32_t stride) {
+    extern __shared__ float2 turns[]; // cos, sin
+    wait_for_previous();
+    let_next_start();
+    const int64_t row = blockIdx.x;
+    for (int32_t i = threadIdx.x; i < half; i += blockDim.x) {
+        // The angle reaches 10^6 radians: it is reduced to [-pi, pi] in double precision.
+        const double angle = static_cast<double>(positions[row]) * static_cast<double>(frequencies[i]);
+        const double two_pi = 6.283185307179586476925286766559;
+        const float reduced = static_cast<float>(fma(-rint(angle / two_pi), two_pi, angle));
+        float sine, cosine;
+        sincosf(reduced, &sine, &cosine);
+        turns[i] = make_float2(cosine, sine);
+    }
+    __syncthreads();
+    const int32_t first = blockIdx.y * heads_a_block, last = min(heads, first + heads_a_block);
+    for (int32_t i = threadIdx.x; i < (last - first) * half; i += blockDim.x) {
+        const int32_t head = first + i / half, pair = i % half;
+        float* low = x + row * stride + static_cast<int64_t>(head) * 2 * half + pair;
+        const float2 turn = turns[pair];
+        const float a = low[0], b = low[half];
+        low[0] = a * turn.x - b * turn.y;
+        low[half] = b * turn.x + a * turn.y;
+    }
+}
+
+__global__ void advance_kernel(int32_t* positions, int32_t rows) {
+    wait_for_previous();
+    let_next_start();
+    const int32_t row = blockIdx.x * blockDim.x + threadIdx.x;
+    if (row < rows) positions[row] += 1;
+}
+
+} // namespace
+
+extern "C" VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, int32_t rows,
+    int32_t heads, int32_t head_dim, int32_t stride) VI_TRY {
+    VI_OPEN(context, "vi_rope");
+    VI_REQUIRE(context, rows >= 0, "vi_rope: rows is %d", rows);
+    VI_REQUIRE(context, heads >= 1 && heads <= 65535, "vi_rope: heads is %d", heads);
+    VI_REQUIRE(context, head_dim >= 2 && head_dim % 2 == 0 && head_dim <= 4096, "vi_rope: head_dim is %d, not even and in 2..4096", head_dim);
+    VI_REQUIRE(context, stride >= static_cast<int64_t>(heads) * head_dim, "vi_rope: stride is %d, below heads * head_dim", stride);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, "vi_rope", x);
+    VI_POINTER(context, "vi_rope", positions);
+    VI_POINTER(context, "vi_rope", frequencies);
+    const int32_t half = head_dim / 2;
+    const dim3 blocks(rows, ceil_div(heads, heads_a_block));
+    VI_CUDA(context, "vi_rope", launch_early(context, rope_kernel, blocks, 256, half * sizeof(float2), x, positions, frequencies, heads,
+        half, stride));
+    return VI_OK;
+} VI_CATCH(context, "vi_rope")
+
+extern "C" VI_API int32_t vi_advance(vi_context* context, int32_t* positions, int32_t rows) VI_TRY {
+    VI_OPEN(context, "vi_advance");
+    VI_REQUIRE(context, rows >= 0, "vi_advance: rows is %d", rows);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, "vi_advance", positions);
+    VI_CUDA(context, "vi_advance", launch_early(context, advance_kernel, ceil_div(rows, 256), 256, 0, positions, rows));
+    return VI_OK;
+} VI_CATCH(context, "vi_advance")
