@@ -177,7 +177,7 @@ const spoilt: [string, (folder: string) => void, string, string][] = [
       mkdirSync(join(f, "model.safetensors"));
     },
     "model.safetensors",
-    "director",
+    "is a folder",
   ],
 ];
 
