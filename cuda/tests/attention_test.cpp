@@ -1,0 +1,322 @@
+// The cache against float64: quantize (nearest codewords, token scale), dequantize, and attention over random shapes, ragged lengths, poisoned padding
+// and recorded graphs; and against the CPU library on the same codebooks.
+#include "cache.h"
+
+namespace {
+
+// Codes of some tokens: no codeword may be nearer, and the scale must be the projection's.
+void check_codes(const Layer& l, int side, int slot, const std::vector<float>& x, const std::vector<float>& decoded, std::mt19937& random) {
+    const HostSide& h = l.sides[side];
+    const int D = l.c.D, heads = l.c.kv_heads, d = h.side.d;
+    const int length = l.c.lengths[slot];
+    double excess = 0, scale_error = 0, exact_error = 0;
+    for (int trial = 0; trial < 12; ++trial) {
+        const int token = trial == 0 ? length - 1 : random() % length, head = random() % heads;
+        const size_t at = (size_t(token) * heads + head) * D;
+        const std::vector<double> v = h.forward(&x[at], head), w = h.forward(&decoded[at], head); // w = s c
+        if (!h.side.coded()) {
+            for (int i = 0; i < D; ++i) exact_error = std::max(exact_error, std::abs(w[i] - v[i]) / (std::abs(v[i]) + 1e-30));
+            continue;
+        }
+        double rms = 1, product = 0, norm = 0;
+        if (h.side.scale) {
+            rms = 0;
+            for (double e : v) rms += e * e;
+            rms = std::sqrt(rms / D);
+        }
+        // s is not known here: find it so that w / s is a codeword for the nearest codes.
+        std::vector<double> nearest(D);
+        for (int s = 0; s < D / d; ++s) {
+            double best = 1e300;
+            for (int code = 0; code < 1 << h.side.b; ++code) {
+                const float* word = h.words(head) + size_t(code) * d;
+                double distance = 0;
+                for (int i = 0; i < d; ++i) distance += std::pow(v[s * d + i] / rms - word[i], 2);
+                if (distance < best) {
+                    best = distance;
+                    for (int i = 0; i < d; ++i) nearest[s * d + i] = word[i];
+                }
+            }
+        }
+        for (int i = 0; i < D; ++i) product += v[i] * nearest[i], norm += nearest[i] * nearest[i];
+        double s = 1;
+        if (h.side.scale) s = std::exp2((std::clamp(std::round(16 * std::log2(product / norm)) + 128, 0.0, 255.0) - 128) / 16);
+        // The same distance, up to rounding of near ties; the scale may round to the other side of a half step.
+        double mine = 1e300;
+        int best_step = 0;
+        for (int step = -1; step <= 1; ++step) {
+            const double other = s * std::exp2(step / 16.0 * h.side.scale);
+            double distance = 0, least = 0;
+            for (int i = 0; i < D; ++i) distance += std::pow(v[i] / rms - w[i] / other, 2), least += std::pow(v[i] / rms - nearest[i], 2);
+            const double e = (distance - least) / (least + 1e-9);
+            if (std::abs(e) < std::abs(mine)) mine = e, best_step = step;
+        }
+        const double half_step = 16 * std::log2(product / norm);
+        if (h.side.scale && best_step) scale_error = std::max(scale_error, std::abs(std::abs(half_step - std::round(half_step)) - 0.5));
+        excess = std::max(excess, std::abs(mine));
+    }
+    CHECK(excess <= 1e-4, "%s: %s are not coded as the nearest codewords: %g", l.c.name().c_str(), side ? "values" : "keys", excess);
+    CHECK(scale_error <= 1e-3, "%s: token scale is off by %g steps", l.c.name().c_str(), scale_error);
+    CHECK(exact_error <= 1.0 / 256, "%s: bf16 rows are off by %g", l.c.name().c_str(), exact_error);
+}
+
+void run(const CacheCase& c, Library& cuda, Library* cpu) {
+    std::mt19937 random(c.seed);
+    std::vector<float> codebooks[2], smooths[2];
+    for (int i = 0; i < 2; ++i) {
+        const Side& s = i ? c.values : c.keys;
+        if (s.coded()) codebooks[i] = normal(random, size_t(s.codebook_heads) * s.d << s.b);
+        if (s.smooth) {
+            smooths[i] = normal(random, size_t(c.kv_heads) * c.D);
+            for (float& x : smooths[i]) x = std::exp2(x / 2);
+        }
+    }
+    Layer l(c, cuda, codebooks, smooths, random);
+    const int width = c.kv_heads * c.D, heads = c.kv_heads * c.group;
+    std::vector<std::vector<float>> tokens[2];
+    std::vector<std::vector<float>> decoded[2];
+    for (int slot = 0; slot < l.slots; ++slot) {
+        const int n = c.lengths[slot];
+        for (int i = 0; i < 2; ++i) {
+            tokens[i].push_back(normal(random, size_t(n) * width));
+            for (int t = 0; t < n; ++t) { // lengths of vectors differ, as the token scale expects
+                const float factor = std::exp2(float(random() % 5) / 2 - 1);
+                for (int j = 0; j < width; ++j) tokens[i][slot][size_t(t) * width + j] *= factor * (smooths[i].empty() ? 1 : smooths[i][j]);
+            }
+        }
+        // A prompt in one call, then token by token, then a call of a few.
+        const int single = std::min(n, 3), few = std::min(n - single, 40);
+        if (n - single - few > 0) l.store(slot, tokens[0][slot], tokens[1][slot], 0, n - single - few, 200);
+        if (single) l.store(slot, tokens[0][slot], tokens[1][slot], n - single - few, single, 1);
+        if (few) l.store(slot, tokens[0][slot], tokens[1][slot], n - few, few, 40);
+        Memory<float> k(cuda, size_t(n) * width), v(cuda, size_t(n) * width);
+        OK(cuda, vi_dequantize, k.data, v.data, l.layer, slot, 0, n);
+        decoded[0].push_back(k.get());
+        decoded[1].push_back(v.get());
+        if (slot == 0)
+            for (int i = 0; i < 2; ++i) check_codes(l, i, slot, tokens[i][slot], decoded[i][slot], random);
+    }
+    if (c.lengths[0] >= 130) { // both kernels of vi_quantize write the same bytes
+        const auto before_k = l.pages[0]->get(), before_v = l.pages[1]->get();
+        l.store(0, tokens[0][0], tokens[1][0], 1, 128, 128);
+        const auto many_k = l.pages[0]->get(), many_v = l.pages[1]->get();
+        l.store(0, tokens[0][0], tokens[1][0], 1, 128, 30);
+        const auto few_k = l.pages[0]->get(), few_v = l.pages[1]->get();
+        auto differences = [](const std::vector<uint8_t>& a, const std::vector<uint8_t>& b) {
+            int count = 0;
+            for (size_t i = 0; i < a.size(); ++i) count += a[i] != b[i];
+            return count;
+        };
+        const int allowed = 4; // near ties
+        const bool same = (differences(many_k, few_k) <= allowed && differences(many_v, few_v) <= allowed && differences(before_k, few_k) <= allowed &&
+                   differences(before_v, few_v) <= allowed);
+        CHECK(same, "%s: vi_quantize of many rows and of few: %d and %d bytes differ", c.name().c_str(), differences(many_k, few_k), differences(many_v, few_v));
+        // The second pass may have rounded a near tie the other way, and decoded must be what the pages hold.
+        for (int i = 0; i < 2; ++i) {
+            Memory<float> k(cuda, tokens[0][0].size()), v(cuda, tokens[0][0].size());
+            OK(cuda, vi_dequantize, k.data, v.data, l.layer, 0, 0, c.lengths[0]);
+            decoded[0][0] = k.get(), decoded[1][0] = v.get();
+        }
+    }
+    const std::vector<vi_bf16> recent[2] = {l.recent[0]->get(), l.recent[1]->get()}, sinks[2] = {l.sinks[0]->get(), l.sinks[1]->get()};
+
+    // Rows: every slot's newest token, padding, and earlier positions of some slots.
+    std::vector<int32_t> slots, positions;
+    for (int s = 0; s < l.slots; ++s) slots.push_back(s), positions.push_back(c.lengths[s] - 1);
+    slots.push_back(0), positions.push_back(-1);
+    slots.push_back(l.slots - 1), positions.push_back(std::max(0, c.lengths.back() - 1 - int(random() % 5)));
+    slots.push_back(0), positions.push_back(c.lengths[0] / 2);
+    const int rows = slots.size(), stride = heads * c.D + 8;
+    const float scale = 1.2f / std::sqrt(float(c.D));
+    const std::vector<float> q = normal(random, size_t(rows) * stride);
+    Memory<float> dq(cuda, q), out(cuda, size_t(rows) * heads * c.D);
+    Memory<int32_t> ds(cuda, slots), dp(cuda, positions);
+    OK(cuda, vi_attention, out.data, dq.data, l.layer, ds.data, dp.data, scale, rows, heads, stride);
+    const std::vector<float> result = out.get();
+    auto verify = [&](const std::vector<float>& x, const std::vector<int32_t>& at, const char* what) {
+        for (int r = 0; r < rows; ++r) {
+            const float* row = &x[size_t(r) * heads * c.D];
+            if (at[r] < 0) {
+                CHECK(std::all_of(row, row + heads * c.D, [](float v) { return v == 0; }), "%s: padding is not zeros", c.name().c_str());
+                continue;
+            }
+            const std::vector<float> own[2] = {decoded[0][slots[r]], decoded[1][slots[r]]};
+            const double e = relative_error(row, reference(l, &q[size_t(r) * stride], scale, slots[r], at[r], own, recent, sinks));
+            CHECK(e <= 1e-3, "%s: %s, row %d at %d: relative error %g", c.name().c_str(), what, r, at[r], e);
+        }
+    };
+    verify(result, positions, "attention");
+    OK(cuda, vi_attention, out.data, dq.data, l.layer, ds.data, dp.data, scale, rows, heads, stride);
+    CHECK(out.get() == result, "%s: other bits the second time", c.name().c_str());
+
+    // A recorded call, replayed after the positions moved.
+    vi_graph* graph = nullptr;
+    OK(cuda, vi_graph_begin);
+    OK(cuda, vi_attention, out.data, dq.data, l.layer, ds.data, dp.data, scale, rows, heads, stride);
+    OK(cuda, vi_graph_end, reinterpret_cast<uint8_t*>(&graph));
+    std::vector<int32_t> moved = positions;
+    for (size_t r = 0; r < moved.size(); ++r)
+        if (moved[r] > 0 && (r & 1)) moved[r] -= std::min(moved[r], std::max(0, std::min(c.recent - c.window, 2)));
+    dp.set(moved);
+    for (int i = 0; i < 2; ++i) OK(cuda, vi_graph_launch, graph);
+    verify(out.get(), moved, "replayed attention");
+    OK(cuda, vi_graph_destroy, graph);
+    dp.set(positions);
+
+    if (cpu) { // the same codebooks and tokens there
+        const std::vector<float> rounded[2] = {l.sides[0].codebook, l.sides[1].codebook};
+        Layer other(c, *cpu, rounded, smooths, random);
+        for (int s = 0; s < l.slots; ++s) {
+            const int before = std::min(c.lengths[s], other.exact_from[s]);
+            if (before) other.store(s, tokens[0][s], tokens[1][s], 0, before, before);
+            if (c.lengths[s] - before) other.store(s, tokens[0][s], tokens[1][s], before, c.lengths[s] - before, std::max(1, c.recent));
+        }
+        Memory<float> cq(*cpu, q), co(*cpu, result.size());
+        Memory<int32_t> cs(*cpu, slots), cp(*cpu, positions);
+        OK(*cpu, vi_attention, co.data, cq.data, other.layer, cs.data, cp.data, scale, rows, heads, stride);
+        const std::vector<float> there = co.get();
+        const double e = relative_error(result.data(), std::vector<double>(there.begin(), there.end()));
+        CHECK(e <= 3e-3, "%s: relative error %g to the CPU", c.name().c_str(), e);
+    }
+
+    // A page index outside the pages gives NaN, for that row alone.
+    if (c.lengths[0] > c.sinks + c.window + 64) {
+        std::vector<int32_t> bad = l.table;
+        bad[(c.sinks + 64) / VI_PAGE_TOKENS] = l.page_count;
+        l.page_table->set(bad);
+        OK(cuda, vi_attention, out.data, dq.data, l.layer, ds.data, dp.data, scale, rows, heads, stride);
+        const std::vector<float> spoiled = out.get();
+        bool all = true, others = true;
+        for (int i = 0; i < heads * c.D; ++i) all &= std::isnan(spoiled[i]);
+        for (int r = 1; r < l.slots; ++r)
+            for (int i = 0; i < heads * c.D; ++i) others &= !std::isnan(spoiled[size_t(r) * heads * c.D + i]);
+        CHECK(all && others, "%s: a bad page index is not NaN in its own row alone", c.name().c_str());
+        l.page_table->set(l.table);
+        OK(cuda, vi_attention, out.data, dq.data, l.layer, ds.data, dp.data, scale, rows, heads, stride);
+        CHECK(out.get() == result, "%s: other bits after a bad page index", c.name().c_str());
+    }
+}
+
+// Prompts: fresh tokens alone, in two pieces, and after a coded past.
+void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int past, unsigned seed) {
+    std::mt19937 random(seed);
+    const int heads = kv_heads * group, width = kv_heads * D;
+    CacheCase c{{4, 8, kv_heads, 1, 1, 1}, {4, 8, 1, 0, 1, 1}, D, kv_heads, group, 4, 32, 64, {std::max(past, 1)}, seed};
+    const std::string name = "prefill D " + std::to_string(D) + " heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) + " fresh " +
+        std::to_string(fresh) + " past " + std::to_string(past) + " seed " + std::to_string(seed);
+    const std::vector<float> codebooks[2] = {normal(random, size_t(kv_heads) * 4 << 8), normal(random, size_t(4) << 8)};
+    std::vector<float> smooths[2] = {normal(random, width), {}};
+    for (float& x : smooths[0]) x = std::exp2(x / 2);
+    Layer l(c, cuda, codebooks, smooths, random);
+    std::vector<double> keys, values; // [past + fresh, kv_heads, D]
+    if (past) {
+        const std::vector<float> k = normal(random, size_t(past) * width), v = normal(random, size_t(past) * width);
+        const int before = l.exact_from[0];
+        if (before) l.store(0, k, v, 0, before, before);
+        l.store(0, k, v, before, past - before, 64);
+        Memory<float> dk(cuda, size_t(past) * width), dv(cuda, size_t(past) * width);
+        OK(cuda, vi_dequantize, dk.data, dv.data, l.layer, 0, 0, past);
+        const auto hk = dk.get(), hv = dv.get();
+        keys.assign(hk.begin(), hk.end()), values.assign(hv.begin(), hv.end());
+        const std::vector<vi_bf16> recent[2] = {l.recent[0]->get(), l.recent[1]->get()}, sinks[2] = {l.sinks[0]->get(), l.sinks[1]->get()};
+        for (int j = 0; j < past; ++j)
+            for (int head = 0; head < kv_heads; ++head)
+                for (int side = 0; side < 2; ++side) {
+                    const bool sink = j < c.sinks;
+                    if (!sink && past - j > c.window) continue;
+                    const vi_bf16* from = sink ? &sinks[side][(size_t(head) * c.sinks + j) * D] : &recent[side][(size_t(head) * c.recent + j % c.recent) * D];
+                    std::vector<double> x(D);
+                    for (int i = 0; i < D; ++i) x[i] = double(f32(from[i]));
+                    l.sides[side].back(x, head);
+                    std::copy(x.begin(), x.end(), (side ? values : keys).begin() + (size_t(j) * kv_heads + head) * D);
+                }
+    }
+    const int q_stride = heads * D + 4, kv_stride = width + 4;
+    const std::vector<float> q = normal(random, size_t(fresh) * q_stride), k = normal(random, size_t(fresh) * kv_stride), v = normal(random, size_t(fresh) * kv_stride);
+    for (int r = 0; r < fresh; ++r)
+        for (int i = 0; i < width; ++i) keys.push_back(k[size_t(r) * kv_stride + i]), values.push_back(v[size_t(r) * kv_stride + i]);
+    const float scale = 1.5f / std::sqrt(float(D));
+    Memory<float> dq(cuda, q), dk(cuda, k), dv(cuda, v), out(cuda, size_t(fresh) * heads * D);
+    const int cut = fresh / 3;
+    for (int pass = 0; pass < (cut ? 2 : 1); ++pass) { // whole, then in two pieces
+        OK(cuda, vi_fill, out.data, 255, static_cast<int64_t>(out.size * 4));
+        if (pass == 0)
+            OK(cuda, vi_attention_prefill, out.data, dq.data, dk.data, dv.data, past ? l.layer : nullptr, scale, 0, past, 0, fresh, heads, kv_heads, D,
+               q_stride, kv_stride);
+        else {
+            OK(cuda, vi_attention_prefill, out.data, dq.data, dk.data, dv.data, past ? l.layer : nullptr, scale, 0, past, 0, cut, heads, kv_heads, D,
+               q_stride, kv_stride);
+            OK(cuda, vi_attention_prefill, out.data + size_t(cut) * heads * D, dq.data + size_t(cut) * q_stride, dk.data, dv.data,
+               past ? l.layer : nullptr, scale, 0, past, cut, fresh - cut, heads, kv_heads, D, q_stride, kv_stride);
+        }
+        const std::vector<float> result = out.get();
+        double worst = 0;
+        for (int trial = 0; trial < 24; ++trial) {
+            const int r = trial < 2 ? trial * (fresh - 1) : trial < 4 ? std::min(fresh - 1, std::max(0, cut - 3 + trial)) : random() % fresh;
+            const int head = random() % heads, tokens = past + r + 1, kv = head / group;
+            std::vector<double> s(tokens), sum(D);
+            double most = -1e300, total = 0;
+            for (int j = 0; j < tokens; ++j) {
+                for (int i = 0; i < D; ++i) s[j] += q[size_t(r) * q_stride + head * D + i] * keys[(size_t(j) * kv_heads + kv) * D + i];
+                most = std::max(most, s[j] *= scale);
+            }
+            for (int j = 0; j < tokens; ++j) {
+                const double p = std::exp(s[j] - most);
+                total += p;
+                for (int i = 0; i < D; ++i) sum[i] += p * values[(size_t(j) * kv_heads + kv) * D + i];
+            }
+            for (double& x : sum) x /= total;
+            const double e = relative_error(&result[(size_t(r) * heads + head) * D], sum);
+            worst = std::isnan(e) ? e : std::max(worst, e);
+        }
+        CHECK(worst <= 1e-2, "%s%s: relative error %g", name.c_str(), pass ? " in two pieces" : "", worst);
+        CHECK(std::none_of(result.begin(), result.end(), [](float x) { return std::isnan(x); }), "%s: elements are not written", name.c_str());
+    }
+}
+
+// Every format of keys with every one of values, or with `small` each with itself and the mixes that presets have; odd shapes and lengths.
+std::vector<CacheCase> attention_cases(Test& t, int D) {
+    const std::vector<std::pair<int, int>> formats = {{1, 16}, {2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
+    std::vector<CacheCase> all;
+    for (int i = 0; i < 8; ++i)
+        for (int j = 0; j < 8; ++j)
+            for (int scaled = 0; scaled < 2; ++scaled) {
+                if (t.small && i != j && !(i == 3 && (j == 5 || j == 6)) && !(i == 6 && j == 7)) continue;
+                const int kv_heads = t.integer(1, 3), groups[] = {4, 1, 3, 7, 2, 8, 16, 5};
+                auto side = [&](std::pair<int, int> f) {
+                    if (f.second == 16) return Side{1, 16, 1, 0, 0, 0};
+                    return Side{f.first, f.second, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled};
+                };
+                CacheCase c{side(formats[i]), side(formats[j]), D, kv_heads, groups[t.integer(0, 7)], 0, 0, 0, {}, static_cast<unsigned>(t.random())};
+                const int sinks[] = {4, 0, 1, 70, 17}, windows[] = {128, 0, 5, 64, 33};
+                c.sinks = sinks[t.integer(0, 4)], c.window = windows[t.integer(0, 4)];
+                c.recent = c.window ? c.window + t.integer(0, 8) : (scaled ? 0 : 16);
+                c.lengths = {t.integer(200, 800), t.integer(1, 70), 64 * t.integer(1, 3), 1, t.integer(130, 1000)};
+                all.push_back(c);
+            }
+    return all;
+}
+
+} // namespace
+
+TEST(attention_128) {
+    for (const CacheCase& c : attention_cases(t, 128)) run(c, t.cuda, &t.cpu);
+}
+TEST(attention_64) {
+    for (const CacheCase& c : attention_cases(t, 64)) run(c, t.cuda, &t.cpu);
+}
+// Many blocks share a row, and maxima grow along it.
+TEST(attention_long) {
+    run({{4, 8, 1, 1, 1, 1}, {4, 8, 1, 0, 0, 1}, 128, 2, 4, 4, 128, 128, {t.small ? 3000 : 20000, 777}, static_cast<unsigned>(t.random())}, t.cuda, nullptr);
+}
+// More rows than blocks, and than a launch takes.
+TEST(attention_batch) {
+    CacheCase c{{4, 8, 1, 1, 1, 1}, {4, 8, 1, 0, 0, 1}, 128, 2, 4, 4, 32, 32, {}, static_cast<unsigned>(t.random())};
+    for (int i = 0; i < (t.small ? 20 : 150); ++i) c.lengths.push_back(t.integer(1, i % 9 ? 150 : 900));
+    run(c, t.cuda, nullptr);
+}
+TEST(attention_prefill) {
+    for (const int D : {128, 64})
+        for (const int past : {0, 1, 300})
+            for (const int fresh : {1, 63, 500}) run_prefill(t.cuda, D, t.integer(1, 3), t.integer(1, 5), fresh, past, static_cast<unsigned>(t.random()));
+}
