@@ -16,6 +16,7 @@ constexpr int chunk_tokens = 1024;
 constexpr int chunk_pages = chunk_tokens / page_tokens;
 constexpr int score_stride = chunk_tokens + 16; // so that the rows do not meet in one set of L1
 constexpr int byte_stride = chunk_tokens + 64;
+constexpr int word_blocks = 4; // pages whose components are looked up at a time: of 64 channels they fill 16 KB of L1
 constexpr int max_queries = 64; // rows x query heads of a task
 constexpr float infinity = std::numeric_limits<float>::infinity();
 // Lookups (lookup.h) serve one row; from so many rows of one slot on it is faster to dequantize a page into L1 once for all of them. Both are
@@ -58,6 +59,8 @@ struct Scratch { // of one thread
     float steps[max_group];
     alignas(64) uint8_t weights[max_group * 3 * byte_stride];
     alignas(64) int8_t components[4 * byte_stride];
+    QueryDigits digits[max_group];
+    alignas(64) uint8_t words[max_head_dim / 4 * word_blocks * 256];
 #endif
     int64_t tables_of = -1; // row * kv_heads + head
 };
@@ -118,7 +121,7 @@ struct Attention {
     }
 
 #if VI_LOOKUP
-    // Codes, as bytes, and token scales of the pages that hold range; returns their number.
+    // Codes, as bytes or of 10 bits as they are, and token scales of the pages that hold range; returns their number.
     int byte_codes(const uint8_t** codes, Scratch& s, const Group& g, bool value, int head, Range range) const {
         const Quantizer& q = value ? *layer.values : *layer.keys;
         int count = 0;
@@ -126,7 +129,7 @@ struct Attention {
             const uint8_t* from = page(g, value, head, start);
             if (!value) fetch(page(g, true, head, start), *layer.values);
             else if (start + chunk_tokens < rows[g.first].exact_end) fetch(page(g, false, head, start + chunk_tokens), *layer.keys);
-            codes[count] = q.bits == 8 ? from : s.codes[count];
+            codes[count] = q.bits >= 8 ? from : s.codes[count];
             for (int sub = 0; sub < q.subs() && q.bits < 8; sub++) read_codes(s.codes[count] + sub * page_tokens, from, q, sub);
             if (q.token_scale) read_scales(s.scales + count * page_tokens, token_scales(from, q));
         }
@@ -139,18 +142,35 @@ struct Attention {
         const float* query = queries_of(g, head);
         if (s.tables_of != int64_t(g.first) * layer.kv_heads() + head) {
             s.tables_of = int64_t(g.first) * layer.kv_heads() + head;
-            for (int i = 0; i < group; i++) s.steps[i] = score_tables(s.tables[i], query + i * dim, q, head);
+            for (int i = 0; i < group; i++)
+                if (q.bits > 8) s.digits[i].set(query + i * dim, q, head);
+                else s.steps[i] = score_tables(s.tables[i], query + i * dim, q, head);
         }
         const int begin = range.begin / page_tokens * page_tokens;
         const uint8_t* codes[chunk_pages];
         const int count = byte_codes(codes, s, g, false, head, range);
-        for (int i = 0; i < group; i++) { // one query's tables stay in L1
-            float* row = s.scores + i * score_stride + begin - chunk.begin;
-            for (int b = 0; b < count; b += 2) {
-                const float* scales = q.token_scale ? s.scales + b * page_tokens : nullptr;
-                if (b + 1 < count) table_scores<2>(row + b * page_tokens, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
-                else table_scores<1>(row + b * page_tokens, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
+        float* const scores = s.scores + begin - chunk.begin;
+        if (q.bits > 8) {
+            for (int b = 0; b < count; b += word_blocks) {
+                const int blocks = std::min(word_blocks, count - b);
+                for (int sub = 0; sub < q.subs(); sub++)
+                    look_up_words(s.words + sub * word_blocks * 256, s.components, byte_stride, q.components_of(head, sub), codes + b, blocks, q.subs(), sub);
+                for (int i = 0; i < group; i++)
+                    for (int c = 0; c < blocks; c++)
+                        word_scores(scores + i * score_stride + (b + c) * page_tokens, s.words + c * 256, word_blocks * 256, s.digits[i],
+                                    q.token_scale ? s.scales + (b + c) * page_tokens : nullptr, q.subs());
             }
+        } else {
+            for (int i = 0; i < group; i++) // one query's tables stay in L1
+                for (int b = 0; b < count; b += 2) {
+                    float* to = scores + i * score_stride + b * page_tokens;
+                    const float* scales = q.token_scale ? s.scales + b * page_tokens : nullptr;
+                    if (b + 1 < count) table_scores<2>(to, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
+                    else table_scores<1>(to, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
+                }
+        }
+        for (int i = 0; i < group; i++) {
+            float* row = scores + i * score_stride;
             std::fill(row, row + range.begin - begin, -infinity);
             std::fill(row + range.end - begin, row + count * page_tokens, -infinity);
         }
@@ -187,14 +207,14 @@ struct Attention {
             const Range range = all(g, source, chunk);
             if (range.empty()) continue;
 #if VI_LOOKUP
-            if (source == Pages && q.bits <= 8 && g.rows == 1) {
+            if (source == Pages && q.bits <= 10 && g.rows == 1) {
                 table_scores_of(s, g, head, chunk, range);
                 continue;
             }
 #endif
             for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens) {
                 const uint8_t* keys = source == Pages ? page(g, false, head, start) : nullptr;
-                if (keys && g.rows == 1) {
+                if (keys && g.rows == 1 && q.codebook_parts <= 1) {
                     page_scores(s.block, page_tokens, query, group, keys, page(g, true, head, start), q, head);
                     if (layer.values->coded()) fetch(page(g, true, head, start), *layer.values);
                 } else {
@@ -222,7 +242,7 @@ struct Attention {
             const Range range = all(g, source, chunk);
             if (range.empty()) continue;
 #if VI_LOOKUP
-            if (source == Pages && q.bits <= 8 && g.rows == 1) {
+            if (source == Pages && q.bits <= 10 && g.rows == 1) {
                 table_values_of(s, acc, g, head, chunk, range);
                 continue;
             }
@@ -230,7 +250,7 @@ struct Attention {
             for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens) {
                 const Range inside = range & Range{start, start + page_tokens};
                 const uint8_t* values = source == Pages ? page(g, true, head, start) : nullptr;
-                const bool scaled = values && q.token_scale, direct = values && g.rows == 1;
+                const bool scaled = values && q.token_scale, direct = values && g.rows == 1 && q.codebook_parts <= 1;
                 if (scaled) read_scales(s.scales, token_scales(values, q));
                 for (int i = 0; i < count && !(direct && !scaled); i++) { // the weights of this source
                     Range own = rows[g.first + i / group].range(source) & inside;
@@ -330,7 +350,7 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
     }
 
     std::vector<Group> groups;
-    const bool tables = VI_LOOKUP && (layer->keys->bits <= 8 || layer->values->bits <= 8);
+    const bool tables = VI_LOOKUP && (layer->keys->bits <= 10 || layer->values->bits <= 10);
     for (int first = 0; first < rows;) {
         int last = first + 1;
         if (ranges[first].tokens)

@@ -1,7 +1,8 @@
 // Exact causal attention of a prompt, and over the tokens that the cache already holds.
 //
 // Flash attention (arXiv 2205.14135): a task is a block of up to 64 queries of one KV head, its rows times the head's query heads; it goes
-// through the keys 64 at a time with an online softmax. The keys' tile is transposed, so that both products run along registers.
+// through the keys 64 at a time with an online softmax. The keys' tile is transposed, so that both products run along registers; a tile of bf16
+// values is widened first.
 #include "attention.h"
 #include "tile.h"
 #include <cmath>
@@ -12,19 +13,23 @@ namespace {
 constexpr int max_queries = 64;
 constexpr float infinity = std::numeric_limits<float>::infinity();
 
+inline Vec load_row(const float* p) { return load(p); }
+inline Vec load_row(const vi_bf16* p) { return load_bf16(p); }
+
 // tile [dim][64]: `count` keys transposed, zeros behind them.
-void transposed_tile(float* tile, const float* keys, int64_t stride, int count, int dim) {
+template <class T> void transposed_tile(float* tile, const T* keys, int64_t stride, int count, int dim) {
     for (int t = 0; t < page_tokens; t += kWidth)
         for (int i = 0; i < dim; i += kWidth) {
             Vec square[kWidth];
-            for (int k = 0; k < kWidth; k++) square[k] = t + k < count ? load(keys + (t + k) * stride + i) : Vec{};
+            for (int k = 0; k < kWidth; k++) square[k] = t + k < count ? load_row(keys + (t + k) * stride + i) : Vec{};
             transpose(square);
             for (int k = 0; k < kWidth; k++) store(tile + (i + k) * page_tokens + t, square[k]);
         }
 }
 
-struct Prompt {
-    const float *q, *keys, *values;
+template <class T> struct Prompt {
+    const float* q;
+    const T *keys, *values;
     float scale;
     int first, rows, heads, kv_heads, dim;
     int64_t q_stride, kv_stride;
@@ -73,7 +78,14 @@ struct Prompt {
                 most[i] = m;
                 total[i] += sum(sums);
             }
-            multiply(acc, dim, score, page_tokens, values + start * kv_stride + head * int64_t(dim), kv_stride, queries, dim, width, true);
+            const T* from = values + start * kv_stride + head * int64_t(dim);
+            if constexpr (std::is_same_v<T, float>) {
+                multiply(acc, dim, score, page_tokens, from, kv_stride, queries, dim, width, true);
+            } else {
+                for (int t = 0; t < width; t++)
+                    for (int d = 0; d < dim; d += kWidth) store(tile + t * dim + d, load_row(from + t * kv_stride + d));
+                multiply(acc, dim, score, page_tokens, tile, dim, queries, dim, width, true);
+            }
         }
         for (int i = 0; i < queries; i++) {
             const int64_t at = int64_t(row + i / group) * heads + head * group + i % group;
@@ -86,9 +98,9 @@ struct Prompt {
 
 } // namespace
 
-extern "C" int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const float* keys, const float* values, const vi_kv_layer* layer,
+extern "C" int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer,
                                         float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads,
-                                        int32_t head_dim, int32_t q_stride, int32_t kv_stride) {
+                                        int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype) {
     const char* name = "vi_attention_prefill";
     VI_CONTEXT(context);
     if (head_dim != 64 && head_dim != 128) return context->fail(VI_UNSUPPORTED, "%s: head_dim %d is not supported: 64 and 128 are", name, head_dim);
@@ -101,15 +113,17 @@ extern "C" int32_t vi_attention_prefill(vi_context* context, float* out, const f
     VI_REQUIRE(context, past == 0 || layer, "%s: layer is NULL and past is %d", name, past);
     VI_REQUIRE(context, !layer || (layer->kv_heads() == kv_heads && layer->head_dim() == head_dim), "%s: the layer has %d KV heads of %d, not %d of %d",
                name, layer->kv_heads(), layer->head_dim(), kv_heads, head_dim);
+    VI_REQUIRE(context, kv_dtype == VI_F32 || kv_dtype == VI_BF16, "%s: kv_dtype is %d, not f32 (0) or bf16 (1)", name, kv_dtype);
+    VI_REQUIRE(context, kv_dtype == VI_F32 || (kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(keys) % 16 == 0 && reinterpret_cast<uintptr_t>(values) % 16 == 0),
+               "%s: rows of bf16 keys and values begin at multiples of 16 bytes: kv_stride is %d", name, kv_stride);
     if (rows == 0) return VI_OK;
     VI_POINTER(context, "vi_attention_prefill", out);
     VI_POINTER(context, "vi_attention_prefill", q);
     VI_POINTER(context, "vi_attention_prefill", keys);
     VI_POINTER(context, "vi_attention_prefill", values);
     VI_RECORD(context, vi_attention_prefill(context, out, q, keys, values, layer, scale, slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
-                                            kv_stride));
+                                            kv_stride, kv_dtype));
     VI_TRY {
-        const Prompt prompt{q, keys, values, scale, first, rows, heads, kv_heads, head_dim, q_stride, kv_stride};
         const int64_t count = int64_t(rows) * heads;
         std::vector<float> lse(count), past_out, past_lse;
         if (past > 0) { // first, for it may refuse
@@ -121,11 +135,16 @@ extern "C" int32_t vi_attention_prefill(vi_context* context, float* out, const f
         }
         const int block = max_queries / (heads / kv_heads), blocks = (rows + block - 1) / block;
         const int threads = context->threads_for(count * (first + rows / 2) * head_dim);
+        const auto run = [&](const auto* k, const auto* v) {
+            const Prompt prompt{q, k, v, scale, first, rows, heads, kv_heads, head_dim, q_stride, kv_stride};
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
-        for (int task = blocks * kv_heads - 1; task >= 0; task--) { // the last rows see most: first
-            const int row = task / kv_heads * block;
-            prompt.block(out, lse.data(), row, std::min(block, rows - row), task % kv_heads);
-        }
+            for (int task = blocks * kv_heads - 1; task >= 0; task--) { // the last rows see most: first
+                const int row = task / kv_heads * block;
+                prompt.block(out, lse.data(), row, std::min(block, rows - row), task % kv_heads);
+            }
+        };
+        if (kv_dtype == VI_F32) run(static_cast<const float*>(keys), static_cast<const float*>(values));
+        else run(static_cast<const vi_bf16*>(keys), static_cast<const vi_bf16*>(values));
         if (past > 0) { // out = (2^lse out + 2^past_lse past_out) / (2^lse + 2^past_lse)
 #pragma omp parallel for num_threads(context->threads_for(count * head_dim))
             for (int64_t i = 0; i < count; i++) {

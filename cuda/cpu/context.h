@@ -24,9 +24,16 @@ struct vi_context {
     vi_graph* recording = nullptr; // not null between vi_graph_begin and vi_graph_end
     int32_t recording_status = VI_OK; // of the first call that failed in between, and what it said
     std::string recording_error;
+    std::vector<float> scratch_; // of the call that is running; it only grows
 
     // Threads for about so many multiply-adds: starting a team costs as much as some 50 000 of them.
     int threads_for(int64_t operations) const { return static_cast<int>(std::clamp<int64_t>(operations / 65536, 1, threads)); }
+
+    // Memory for `count` floats, valid until the next call of it.
+    float* scratch(size_t count) {
+        if (scratch_.size() < count) scratch_.resize(count);
+        return scratch_.data();
+    }
 
     // Sets the message and returns the status, so that `return context->fail(...)` is one line.
     int32_t fail(int32_t status, const char* format, ...) __attribute__((format(printf, 3, 4))) {

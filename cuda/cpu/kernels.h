@@ -1,5 +1,5 @@
 // Scores and weighted sums of one page for the query heads of one row, straight from the codes or bf16: codewords go from the codebook to
-// registers, where all query heads use them. For many rows the tiles of page.h are faster. Both add in the same order (dimensions,
+// registers, where all query heads use them. For many rows, and for a codebook a sub-vector, there are the tiles of page.h. Both add in the same order (dimensions,
 // tokens), with fused multiply-adds, so their results are equal to the bit.
 #pragma once
 #include "page.h"
@@ -192,7 +192,7 @@ inline void page_scores(float* out, int64_t ldo, const float* q, int heads, cons
     }
     alignas(64) uint16_t offsets[max_head_dim / 2 * page_tokens];
     read_offsets(offsets, page, quantizer);
-    const float* book = quantizer.codebook(kv_head);
+    const float* book = quantizer.codebook(kv_head, 0);
     by_heads(heads, [&]<int H, int Strip>(int h) {
         float* to = out + h * ldo;
         switch (quantizer.sub_dim) {
@@ -216,7 +216,7 @@ inline void page_values(float* acc, const float* w, int64_t ldw, int heads, cons
     }
     alignas(64) uint16_t offsets[max_head_dim / 2 * page_tokens];
     read_offsets(offsets, page, quantizer);
-    const float* book = quantizer.codebook(kv_head);
+    const float* book = quantizer.codebook(kv_head, 0);
     by_heads(heads, [&]<int H, int Strip>(int h) {
         float* to = acc + h * dim;
         switch (quantizer.sub_dim) {

@@ -27,36 +27,42 @@ struct Codebook {
 };
 
 // Codes of Points points, of which `stride` elements separate one from the next. Each codeword is loaded once for all of them.
-template <int Points, int Dim>
+// A single point is compared with Strips registers of codewords at a time: with one, each comparison waits for the last.
+template <int Points, int Dim, int Strips = 1>
 inline void nearest_block(const Codebook& book, const float* x, size_t stride, int32_t* codes) {
+    static_assert(Points == 1 || Strips == 1);
+    constexpr int chains = Points * Strips;
     const int dim = Dim ? Dim : book.dim;
-    Vec best[Points];
-    VecInt found[Points];
-    for (int p = 0; p < Points; p++) best[p] = splat(-std::numeric_limits<float>::infinity()), found[p] = VecInt{};
-    for (int c = 0; c < book.padded; c += kWidth) {
-        const Vec norm = load(&book.half_norm[c]);
-        Vec score[Points];
-        for (int p = 0; p < Points; p++) score[p] = -norm;
+    Vec best[chains];
+    VecInt found[chains];
+    for (int n = 0; n < chains; n++) best[n] = splat(-std::numeric_limits<float>::infinity()), found[n] = VecInt{};
+    for (int c = 0; c < book.padded; c += Strips * kWidth) {
+        Vec score[chains];
 #pragma GCC unroll 16
-        for (int i = 0; i < dim; i++) {
-            const Vec word = load(book.transposed.data() + size_t(i) * book.padded + c);
+        for (int n = 0; n < chains; n++) score[n] = -load(&book.half_norm[c + n / Points * kWidth]);
 #pragma GCC unroll 16
-            for (int p = 0; p < Points; p++) score[p] += x[p * stride + i] * word;
-        }
+        for (int i = 0; i < dim; i++)
 #pragma GCC unroll 16
-        for (int p = 0; p < Points; p++) {
-            const VecInt better = score[p] > best[p];
-            best[p] = better ? score[p] : best[p];
-            found[p] = better ? VecInt{} + c : found[p];
+            for (int strip = 0; strip < Strips; strip++) {
+                const Vec word = load(book.transposed.data() + size_t(i) * book.padded + c + strip * kWidth);
+#pragma GCC unroll 16
+                for (int p = 0; p < Points; p++) score[strip * Points + p] += x[p * stride + i] * word;
+            }
+#pragma GCC unroll 16
+        for (int n = 0; n < chains; n++) {
+            const VecInt better = score[n] > best[n];
+            best[n] = better ? score[n] : best[n];
+            found[n] = better ? VecInt{} + (c + n / Points * kWidth) : found[n];
         }
     }
     for (int p = 0; p < Points; p++) {
         int code = 0;
         float top = -std::numeric_limits<float>::infinity();
-        for (int i = 0; i < kWidth; i++) {
-            const int index = found[p][i] + i;
-            if (best[p][i] > top || (best[p][i] == top && index < code)) top = best[p][i], code = index;
-        }
+        for (int n = p; n < chains; n += Points)
+            for (int i = 0; i < kWidth; i++) {
+                const int index = found[n][i] + i;
+                if (best[n][i] > top || (best[n][i] == top && index < code)) top = best[n][i], code = index;
+            }
         codes[p] = code;
     }
 }
@@ -65,7 +71,10 @@ template <int Dim> inline void nearest_points(const Codebook& book, const float*
     constexpr int block = kWidth == 16 ? 8 : 4; // best, found and score of each, and the codeword
     int n = 0;
     for (; n + block <= count; n += block) nearest_block<block, Dim>(book, x + n * stride, stride, codes + n);
-    for (; n < count; n++) nearest_block<1, Dim>(book, x + n * stride, stride, codes + n);
+    for (; n < count; n++) {
+        if (book.padded % (4 * kWidth) == 0) nearest_block<1, Dim, 4>(book, x + n * stride, stride, codes + n);
+        else nearest_block<1, Dim>(book, x + n * stride, stride, codes + n);
+    }
 }
 
 // codes[n] of the points x[n * stride .. + dim), n < count. The same bits whatever the count.

@@ -64,11 +64,12 @@ inline void read_scales(float* out, const uint8_t* u) {
     for (int t = 0; t < page_tokens; t += kWidth) store(out + t, exp2_vec(load(exponents + t)));
 }
 
-template <int SubDim> inline void key_codes_tile(float* tile, const uint8_t* page, const Quantizer& q, const float* book) {
+template <int SubDim> inline void key_codes_tile(float* tile, const uint8_t* page, const Quantizer& q, int head) {
     typedef float Quad __attribute__((vector_size(16)));
     for (int s = 0; s < q.subs(); s++) {
         uint16_t codes[page_tokens];
         read_codes(codes, page, q, s);
+        const float* book = q.codebook(head, s);
         float* rows = tile + int64_t(s) * SubDim * page_tokens;
         if constexpr (SubDim == 2) {
             for (int t = 0; t < page_tokens; t++) {
@@ -99,16 +100,17 @@ inline void key_tile(float* tile, const uint8_t* page, const Quantizer& q, int h
         return;
     }
     switch (q.sub_dim) {
-    case 2: return key_codes_tile<2>(tile, page, q, q.codebook(head));
-    case 4: return key_codes_tile<4>(tile, page, q, q.codebook(head));
-    case 8: return key_codes_tile<8>(tile, page, q, q.codebook(head));
+    case 2: return key_codes_tile<2>(tile, page, q, head);
+    case 4: return key_codes_tile<4>(tile, page, q, head);
+    case 8: return key_codes_tile<8>(tile, page, q, head);
     }
 }
 
-template <int SubDim> inline void value_codes_tile(float* tile, const uint8_t* page, const Quantizer& q, const float* book) {
+template <int SubDim> inline void value_codes_tile(float* tile, const uint8_t* page, const Quantizer& q, int head) {
     for (int s = 0; s < q.subs(); s++) {
         uint16_t codes[page_tokens];
         read_codes(codes, page, q, s);
+        const float* book = q.codebook(head, s);
         for (int t = 0; t < page_tokens; t++) std::memcpy(tile + int64_t(t) * q.head_dim + s * SubDim, book + codes[t] * SubDim, SubDim * 4);
     }
 }
@@ -119,9 +121,9 @@ inline void value_tile(float* tile, const uint8_t* page, const Quantizer& q, int
     const int dim = q.head_dim;
     if (q.coded()) {
         switch (q.sub_dim) {
-        case 2: return value_codes_tile<2>(tile, page, q, q.codebook(head));
-        case 4: return value_codes_tile<4>(tile, page, q, q.codebook(head));
-        case 8: return value_codes_tile<8>(tile, page, q, q.codebook(head));
+        case 2: return value_codes_tile<2>(tile, page, q, head);
+        case 4: return value_codes_tile<4>(tile, page, q, head);
+        case 8: return value_codes_tile<8>(tile, page, q, head);
         }
     }
     const vi_bf16* rows = reinterpret_cast<const vi_bf16*>(page);

@@ -5,25 +5,26 @@
 
 namespace {
 
-// Codebooks of up to 8 bits are rounded, c = unit * n with n a signed byte, for what lookup.h does with them. That adds a variance of
-// unit^2 / 12 to each channel: 1e-4 of the channel's where max |c| is four standard deviations, and d4b8 is off by 0.1 itself. d2b8, which
-// is off by only 0.01, takes two bytes. n = 256 high + low, both signed.
-void round_codebook(Quantizer& q, int head) {
-    float* book = q.codebooks.data() + int64_t(head) * q.padded_codewords() * q.sub_dim;
-    const int count = q.padded_codewords() * q.sub_dim, bytes = q.component_bytes(), most = bytes == 2 ? 127 * 257 : 127;
-    float largest = 1e-30f;
+// Codebooks are rounded, c = unit * n with n a signed byte, for the tables of lookup.h and of the CUDA library's kernels. That adds a variance of
+// unit^2 / 12 to each channel: 1e-4 of the channel's where max |c| is four standard deviations, and d4b12 is off by 0.04 itself. d2b8, which
+// is off by only 0.01, takes 12 bits, which two bytes hold and a 16-bit float: n = 256 high + low, both signed. 10 bits or fewer have components.
+void round_codebook(Quantizer& q, int index) {
+    float* book = q.codebooks.data() + int64_t(index) * q.padded_codewords() * q.sub_dim;
+    const int count = q.padded_codewords() * q.sub_dim, bytes = q.component_bytes(), most = bytes == 2 ? 2047 : 127;
+    float largest = 0;
     for (int i = 0; i < count; i++) largest = std::max(largest, std::fabs(book[i]));
-    const float unit = largest / most;
+    const float unit = largest > 0 ? largest / most : 1;
     q.units.push_back(unit);
-    q.components.resize(q.components.size() + int64_t(count) * bytes);
-    int8_t* components = q.components.data() + int64_t(head) * count * bytes;
+    const bool components = q.bits <= 10;
+    if (components) q.components.resize(q.components.size() + int64_t(count) * bytes);
     for (int i = 0; i < count; i++) {
         const int n = static_cast<int>(std::clamp<float>(std::nearbyint(book[i] / unit), -most, most));
-        const int8_t low = static_cast<int8_t>(n & 255);
-        int8_t* to = components + i % q.sub_dim * bytes * 256 + i / q.sub_dim;
-        to[0] = bytes == 2 ? static_cast<int8_t>((n - low) >> 8) : low;
-        if (bytes == 2) to[256] = low;
         book[i] = unit * n;
+        if (!components) continue;
+        const int8_t low = static_cast<int8_t>(n & 255);
+        int8_t* to = &q.components[int64_t(index) * count * bytes + i % q.sub_dim * bytes * q.padded_codewords() + i / q.sub_dim];
+        to[0] = bytes == 2 ? static_cast<int8_t>((n - low) >> 8) : low;
+        if (bytes == 2) to[q.padded_codewords()] = low;
     }
 }
 
@@ -32,7 +33,7 @@ void round_codebook(Quantizer& q, int head) {
 extern "C" {
 
 int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim,
-                            int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t hadamard, int32_t token_scale) {
+                            int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t codebook_parts, int32_t hadamard, int32_t token_scale) {
     const char* name = "vi_quantizer_create";
     VI_NOT_RECORDED(context, "vi_quantizer_create");
     VI_POINTER(context, "vi_quantizer_create", out);
@@ -50,21 +51,24 @@ int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* code
         VI_REQUIRE(context, codebooks, "%s: codebooks is NULL: only 16 bits go without", name);
         VI_REQUIRE(context, codebook_heads == 1 || codebook_heads == kv_heads, "%s: codebook_heads is %d: 1 or kv_heads (%d)", name,
                    codebook_heads, kv_heads);
+        VI_REQUIRE(context, codebook_parts == 1 || codebook_parts == head_dim / sub_dim, "%s: codebook_parts is %d: 1 or head_dim / sub_dim (%d)", name,
+                   codebook_parts, head_dim / sub_dim);
     }
-    for (int64_t i = 0, count = bits < 16 ? int64_t(codebook_heads) * sub_dim << bits : 0; i < count; i++)
+    for (int64_t i = 0, count = bits < 16 ? int64_t(codebook_heads) * codebook_parts * sub_dim << bits : 0; i < count; i++)
         VI_REQUIRE(context, std::isfinite(codebooks[i]), "%s: codebooks hold NaN or infinity at element %lld", name, static_cast<long long>(i));
     VI_TRY {
         auto q = std::make_shared<Quantizer>();
         q->kv_heads = kv_heads, q->head_dim = head_dim, q->sub_dim = sub_dim, q->bits = bits, q->codebook_heads = codebook_heads;
+        q->codebook_parts = codebook_parts;
         q->hadamard = hadamard, q->token_scale = token_scale;
         if (smooth) q->smooth.assign(smooth, smooth + int64_t(kv_heads) * head_dim);
         if (q->coded()) {
             const int64_t given = int64_t(1 << bits) * sub_dim, kept = int64_t(q->padded_codewords()) * sub_dim;
-            q->codebooks.resize(codebook_heads * kept);
-            for (int h = 0; h < codebook_heads; h++) {
-                std::copy_n(codebooks + h * given, given, q->codebooks.data() + h * kept);
-                if (bits <= 8) round_codebook(*q, h);
-                q->books.emplace_back(q->codebooks.data() + h * kept, 1 << bits, sub_dim);
+            q->codebooks.resize(q->book_count() * kept);
+            for (int i = 0; i < q->book_count(); i++) {
+                std::copy_n(codebooks + i * given, given, q->codebooks.data() + i * kept);
+                round_codebook(*q, i);
+                q->books.emplace_back(q->codebooks.data() + i * kept, 1 << bits, sub_dim);
             }
         }
         auto handle = new vi_quantizer{std::move(q)};
@@ -80,6 +84,24 @@ int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer) {
     return VI_OK;
 }
 
+int32_t vi_quantizer_feedback(vi_context* context, vi_quantizer* quantizer, const float* feedback) {
+    const char* name = "vi_quantizer_feedback";
+    VI_NOT_RECORDED(context, "vi_quantizer_feedback");
+    VI_POINTER(context, "vi_quantizer_feedback", quantizer);
+    VI_POINTER(context, "vi_quantizer_feedback", feedback);
+    Quantizer& q = *quantizer->quantizer;
+    VI_REQUIRE(context, q.coded(), "%s: 16 bits have no codes", name);
+    VI_REQUIRE(context, quantizer->quantizer.use_count() == 1, "%s: layers are made with this quantizer already", name);
+    const int64_t count = int64_t(q.kv_heads) * q.head_dim * q.head_dim;
+    for (int64_t i = 0; i < count; i++)
+        VI_REQUIRE(context, std::isfinite(feedback[i]), "%s: feedback holds NaN or infinity at element %lld", name, static_cast<long long>(i));
+    VI_TRY {
+        q.feedback.assign(feedback, feedback + count);
+        return VI_OK;
+    }
+    VI_CATCH(context, "vi_quantizer_feedback")
+}
+
 int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer) {
     VI_CONTEXT(context);
     VI_POINTER(context, "vi_quantizer_codebook", out);
@@ -87,8 +109,8 @@ int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantize
     const Quantizer& q = *quantizer->quantizer;
     VI_REQUIRE(context, q.coded(), "vi_quantizer_codebook: 16 bits have no codebook");
     VI_RECORD(context, vi_quantizer_codebook(context, out, quantizer));
-    const int64_t count = int64_t(1 << q.bits) * q.sub_dim;
-    for (int h = 0; h < q.codebook_heads; h++) std::copy_n(q.codebook(h), count, out + h * count);
+    const int64_t count = int64_t(1 << q.bits) * q.sub_dim, kept = int64_t(q.padded_codewords()) * q.sub_dim;
+    for (int i = 0; i < q.book_count(); i++) std::copy_n(q.codebooks.data() + i * kept, count, out + i * count);
     return VI_OK;
 }
 

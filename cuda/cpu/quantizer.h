@@ -8,13 +8,14 @@ constexpr int max_head_dim = 128;
 constexpr int max_group = 16; // query heads of one KV head
 
 struct Quantizer {
-    int kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0;
+    int kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0, codebook_parts = 0;
     bool hadamard = false, token_scale = false;
     std::vector<float> smooth;        // [kv_heads, head_dim] or empty
-    std::vector<float> codebooks;     // [codebook_heads, 2^bits, sub_dim]; with fewer than 8 bits zeros follow up to 256 codewords
-    std::vector<Codebook> books;      // the same for the nearest codeword, by codebook head
-    std::vector<int8_t> components;   // up to 8 bits: codebooks in units, [codebook_heads, sub_dim, component_bytes, 256], high byte first
-    std::vector<float> units;         // [codebook_heads]
+    std::vector<float> feedback;      // [kv_heads, head_dim, head_dim] or empty
+    std::vector<float> codebooks;     // [codebook_heads, codebook_parts, 2^bits, sub_dim]; below 8 bits zeros follow up to 256 codewords
+    std::vector<Codebook> books;      // the same for the nearest codeword
+    std::vector<int8_t> components;   // up to 10 bits: codebooks in units, [book][sub_dim, component_bytes, padded_codewords], high byte first
+    std::vector<float> units;         // [book]
 
     bool coded() const { return bits < 16; }
     int component_bytes() const { return sub_dim == 2 ? 2 : 1; }
@@ -22,15 +23,17 @@ struct Quantizer {
     int padded_codewords() const { return bits < 8 ? 256 : 1 << bits; }
     int64_t head_bytes() const { return int64_t(page_tokens) * subs() * bits / 8 + (token_scale ? page_tokens : 0); }
     int64_t page_bytes() const { return head_bytes() * kv_heads; }
-    int codebook_head(int kv_head) const { return codebook_heads == 1 ? 0 : kv_head; }
-    const float* codebook(int kv_head) const {
-        return codebooks.data() + int64_t(codebook_head(kv_head)) * padded_codewords() * sub_dim;
+    int book_count() const { return codebook_heads * codebook_parts; }
+    int book(int kv_head, int sub) const { return (codebook_heads == 1 ? 0 : kv_head) * codebook_parts + (codebook_parts == 1 ? 0 : sub); }
+    const int8_t* components_of(int kv_head, int sub) const {
+        return components.data() + int64_t(book(kv_head, sub)) * sub_dim * component_bytes() * padded_codewords();
     }
+    const float* codebook(int kv_head, int sub) const { return codebooks.data() + int64_t(book(kv_head, sub)) * padded_codewords() * sub_dim; }
     const float* smooth_of(int kv_head) const { return smooth.empty() ? nullptr : smooth.data() + int64_t(kv_head) * head_dim; }
 };
 
 struct vi_quantizer {
-    std::shared_ptr<const Quantizer> quantizer;
+    std::shared_ptr<Quantizer> quantizer;
 };
 
 struct vi_kv_layer {

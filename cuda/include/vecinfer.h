@@ -54,6 +54,14 @@ typedef struct vi_graph vi_graph;
 #define VI_F16 2
 #define VI_I32 3
 #define VI_U8 4
+#define VI_Q8_0 5 /* blocks of 32 weights, see vi_pack */
+#define VI_Q4_0 6
+#define VI_Q4_1 7
+
+#define VI_OUTPUT_VALUES 0 /* what vi_linear does with its products */
+#define VI_OUTPUT_SUM 1
+#define VI_OUTPUT_SILU 2
+#define VI_PACKED_ROWS 16
 
 #define VI_PAGE_TOKENS 64
 #define VI_SAMPLE_SETTINGS 8 /* floats a row in the settings of vi_sample */
@@ -115,8 +123,20 @@ VI_API int32_t vi_embedding(vi_context* context, float* out, const int32_t* ids,
 /* With residual (may be NULL): residual += x, out = norm(residual); without: out = norm(x).
  * norm(x) = x / sqrt(mean(x^2) + epsilon) * weight (arXiv 1910.07467). All [rows, width]; out may be x. */
 VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight, float epsilon, int32_t rows, int32_t width);
-/* out[r, o] = sum_i x[r, i] weight[o, i] + bias[o]; x [rows, in_features], weight [out_features, in_features], bias [out_features] or NULL. */
-VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, int32_t rows, int32_t out_features, int32_t in_features);
+/* Products y[r, o] = sum_i n[r, i] weight[o, i] + bias[o]; x [rows, in_features], bias [out_features] or NULL.
+ * n = x, or where norm [in_features] is not NULL n = x / sqrt(mean(x^2) + epsilon) * norm, as vi_rmsnorm. output says what becomes of them:
+ *  - VI_OUTPUT_VALUES: out = y, out [rows, out_features];
+ *  - VI_OUTPUT_SUM: out += y;
+ *  - VI_OUTPUT_SILU: out[r, o] = silu(y[r, o]) * y[r, out_features / 2 + o], out [rows, out_features / 2], out_features even, as vi_silu_mul.
+ * format is the weight's: VI_BF16 [out_features, in_features], or VI_Q8_0, VI_Q4_0, VI_Q4_1 as vi_pack wrote it. out and x don't overlap.
+ * A row's bits don't depend on the rows beside it (CUDA: among up to 8 rows). */
+VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const vi_bf16* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features);
+/* Brings rows of GGUF blocks to the order in which vi_linear reads them. blocks: out_features rows of in_features / 32 blocks without gaps, a block being
+ * VI_Q8_0 { f16 d; int8 q[32] }, w[i] = d q[i]; VI_Q4_0 { f16 d; uint8 q[16] }, w[i] = d (q[i] % 16 - 8), w[i + 16] = d (q[i] / 16 - 8);
+ * VI_Q4_1 { f16 d, m; uint8 q[16] }, w[i] = d (q[i] % 16) + m, w[i + 16] = d (q[i] / 16) + m.
+ * out: panels of VI_PACKED_ROWS rows, each as many bytes as its blocks, one after the other, so that rows from a multiple of VI_PACKED_ROWS on are a weight
+ * of their own; the last panel is filled up with zeros. The order inside a panel belongs to the library. in_features is a multiple of 32; out is not blocks. */
+VI_API int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features);
 /* Rotates in place (arXiv 2104.09864, halves convention): for i < head_dim/2, angle = positions[r] * frequencies[i],
  * (x_i, x_{i+head_dim/2}) <- (x_i cos - x_{i+h/2} sin, x_{i+h/2} cos + x_i sin). x [rows, heads, head_dim] with a row stride;
  * frequencies f32 [head_dim/2], already scaled (llama3) by the caller. Angles are reduced in double precision. */
@@ -143,15 +163,22 @@ VI_API int32_t vi_channel_max(vi_context* context, float* maxima, const float* x
 
 /* ---------------------------------------------------------------- cache */
 
-/* How one side (keys or values) of a layer is kept. codebooks f32 [codebook_heads, 2^bits, sub_dim], codebook_heads 1 or kv_heads;
- * smooth f32 [kv_heads, head_dim] or NULL; hadamard and token_scale 0 or 1. Both arrays are copied.
+/* How one side (keys or values) of a layer is kept. codebooks f32 [codebook_heads, codebook_parts, 2^bits, sub_dim]: codebook_heads 1 or kv_heads,
+ * codebook_parts 1 or head_dim / sub_dim, a codebook for each sub-vector of a head (of which the CUDA library is slower to read; the others are tuned);
+ * smooth f32 [kv_heads, head_dim] or NULL; hadamard and token_scale 0 or 1. Both arrays are copied, each codebook rounded to whole multiples of
+ * max |c| / 127 (sub_dim 2: 2047), so that both libraries hold the same.
  * bits 16 with sub_dim 1 and codebooks NULL keeps bf16 rows and no transform. Otherwise (sub_dim, bits) is one of
  * (2,8) (4,12) (4,10) (4,8) (4,6) (8,12) (8,8). head_dim 64 or 128; others are VI_UNSUPPORTED, by name.
  * With token_scale each vector x~ is coded as s c: r = rms(x~), c = nearest(x~ / r), s = <x~, c> / <c, c>, kept in 8 bits as
  * u = clamp(round(16 log2 s) + 128, 0, 255), s = 2^((u - 128) / 16). A vector of zeros has u = 0. Without it c = nearest(x~), s = 1. */
-VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim, int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t hadamard, int32_t token_scale);
+VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim, int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t codebook_parts, int32_t hadamard, int32_t token_scale);
 VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer);
-/* The codebooks as attention reads them (a library may round to f16 or int8), f32 [codebook_heads, 2^bits, sub_dim]. */
+/* From here on vi_quantize codes a vector's sub-vectors in order, the errors of earlier ones in view: feedback f32 [kv_heads, head_dim, head_dim],
+ * copied; before the quantizer's first layer, not with 16 bits. y = x~ / s, where with token_scale s is rms(x~) kept in 8 bits as above, else 1. For
+ * j = 0, 1, ...: t_j = y_j + sum over the channels i of sub-vectors before j of (y_i - c_i) feedback[i], c_j = nearest(t_j). For a metric M = G^T G with G lower
+ * triangular and G_jj its diagonal block, the rows G_jj^-1 G_ji, transposed, give the least (y - c)^T M (y - c) that this order allows (LDLQ, arXiv 2307.13304). */
+VI_API int32_t vi_quantizer_feedback(vi_context* context, vi_quantizer* quantizer, const float* feedback);
+/* The codebooks as they were rounded, f32 [codebook_heads, codebook_parts, 2^bits, sub_dim]. */
 VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer);
 /* Writes (int64) the bytes of one page of all KV heads: the codes and token scales of VI_PAGE_TOKENS tokens. */
 VI_API int32_t vi_page_bytes(vi_context* context, uint8_t* out, const vi_quantizer* quantizer);
@@ -169,17 +196,21 @@ VI_API int32_t vi_kv_layer_destroy(vi_context* context, vi_kv_layer* layer);
  * Smooth, Hadamard, nearest codeword, token scale and the write into the page, in one pass. Rows with position < sinks go to the sinks too,
  * rows with position >= exact_from[slot] to the ring; rows of one call that share a slot must span at most `recent` such positions. */
 VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots, const int32_t* positions, int32_t rows, int32_t stride);
+/* vi_rope of queries [rows, heads, head_dim], in place, and of keys, then vi_quantize of those keys and the values, in one pass: what a decode step does between its
+ * products and its attention. queries, keys and values have one row stride; keys are not changed, or rotated in place, as the library likes. */
+VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* queries, float* keys, const float* values, const int32_t* slots, const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads, int32_t stride);
 /* Reads positions first .. first + count - 1 of a slot back from the pages, transforms undone: keys and values f32 [count, kv_heads, head_dim]. */
 VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_kv_layer* layer, int32_t slot, int32_t first, int32_t count);
 /* out[r] = softmax(scale q_r K^T) V over positions 0 .. positions[r] of slots[r], read as the head of this file says (sinks, pages, ring).
  * The rows' own keys are already stored. q and out [rows, heads, head_dim]; q with row stride, out contiguous. Query head h reads KV head h / (heads / kv_heads);
  * heads / kv_heads is 1..16. Rows may share a slot. A row with position < 0 is padding: its output is zeros. */
 VI_API int32_t vi_attention(vi_context* context, float* out, const float* q, const vi_kv_layer* layer, const int32_t* slots, const int32_t* positions, float scale, int32_t rows, int32_t heads, int32_t stride);
-/* Exact causal attention of a prompt over fresh keys and values (f32, not in the cache yet), and over `past` tokens of `slot` that are.
+/* Exact causal attention of a prompt over fresh keys and values (kv_dtype VI_F32 or VI_BF16, not in the cache yet), and over `past` tokens of `slot` that are.
  * Query row r is fresh token first + r; it sees fresh tokens 0 .. first + r and all past ones (the last `window` of them and the sinks exactly).
  * q [rows, heads, head_dim] with q_stride, starting at row `first`; keys, values [first + rows, kv_heads, head_dim] with kv_stride; out contiguous.
+ * bf16 rows are read where they are, in 16 bytes at a time: their addresses and kv_stride * 2 are multiples of 16. f32 rows CUDA rounds to bf16 on every call.
  * layer may be NULL where past is 0; then kv_heads and head_dim alone describe the shapes. */
-VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const float* keys, const float* values, const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride);
+VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype);
 
 /* ---------------------------------------------------------------- sampling */
 

@@ -14,7 +14,9 @@ extern "C" VI_API int32_t vi_attention(vi_context* context, float* out, const fl
     if (rows == 0) return VI_OK;
     VI_REQUIRE(context, out && q && slots && positions, "%s: out, q, slots or positions is NULL", name);
 
-    const size_t partials = attention_counters(context) * 2 * attention_heads * (dim + 2);
+    if (layer->keys->codebook_parts > 1 || layer->values->codebook_parts > 1)
+        return attention_parts(context, {cache, out, q, slots, positions, nullptr, nullptr, scale * 1.4426950408889634f, rows, heads, stride, heads / kv_heads, 1});
+    const size_t partials = attention_counters(context) * 2 * attention_heads * attention_partial(dim);
     VI_WORKSPACE(context, float, scratch, partials * sizeof(float), name);
     const int group = heads / kv_heads, parts = ceil_div(group, attention_heads);
     AttentionArguments a = {cache, out, q, slots, positions, scratch, layer->counters, scale * 1.4426950408889634f, rows, heads, stride, group, parts};

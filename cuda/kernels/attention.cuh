@@ -45,6 +45,23 @@ __device__ inline float* attention_out(const AttentionArguments& a, const Attent
     return a.out + (static_cast<int64_t>(s.index) * a.heads + s.first_head) * a.cache.head_dim;
 }
 
+template <int N> __device__ inline void load_partial(float (&x)[N], const float* from) {
+    if constexpr (N == 4) {
+        const float4 y = __ldcg(reinterpret_cast<const float4*>(from));
+        x[0] = y.x, x[1] = y.y, x[2] = y.z, x[3] = y.w;
+    } else {
+        const float2 y = __ldcg(reinterpret_cast<const float2*>(from));
+        x[0] = y.x, x[1] = y.y;
+    }
+}
+
+// What was written before is seen by whoever adds later; what others wrote before they added is seen here.
+__device__ inline int add_acquire_release(int* address, int value) {
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
+    return before;
+}
+
 template <class K, class V>
 __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_blocks) attention_kernel(const __grid_constant__ AttentionArguments a) {
     using Shape = AttentionShape<K, V>;
@@ -72,8 +89,9 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
     };
     const bool head_tables = cache.keys.codebook_heads > 1 || cache.values.codebook_heads > 1;
     int table_head = head_tables ? -1 : 0;
+    if (warp > 0 && !head_tables) fill_tables(0, threadIdx.x - 32, threads - 32);
+    wait_for_previous();
     if (warp == 0) shared.plan.make(a, warps, Shape::setup);
-    else if (!head_tables) fill_tables(0, threadIdx.x - 32, threads - 32);
     int at = 0; // of warp 0
     for (int turn = 0;; turn ^= 1) {
         if (warp == 0) shared.plan.next(shared.segments[turn], at, a);
@@ -130,7 +148,7 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
             keys = cache.keys.pages + block * key_bytes + lane * 16 + delay;
             values = cache.values.pages + block * value_bytes + lane * 16 + delay;
 #pragma unroll
-            for (int i = 0; i < halves; ++i) load_half(k[i], keys + i * K::code_bytes / 2, lane);
+            for (int i = 0; i < halves; ++i) load_half<halves == 1>(k[i], keys + i * K::code_bytes / 2, lane);
             key_scales = key_scaled ? *reinterpret_cast<const uint32_t*>(keys + K::code_bytes - lane * 16 + own * 4) : no_scales;
             value_scales = value_scaled ? *reinterpret_cast<const uint32_t*>(values + V::code_bytes - lane * 16 + own * 4) : no_scales;
         };
@@ -165,7 +183,7 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
                         uint32_t v[halves][V::words];
                         const uint8_t* from = values + half * (V::code_bytes / 2) + (k[0][0] & zero);
 #pragma unroll
-                        for (int i = 0; i < halves; ++i) load_half(v[i], from + i * V::code_bytes / 2, lane);
+                        for (int i = 0; i < halves; ++i) load_half<halves == 1>(v[i], from + i * V::code_bytes / 2, lane);
 #pragma unroll
                         for (int i = 0; i < halves; ++i) {
                             Score<K::integer> score[2];
@@ -227,28 +245,32 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
                             p[tile].set(p0, p1, first);
                         }
                         const int delay = static_cast<int>(v[0][0]) & zero;
+                        const bool more = page + warps < page_end;
                         if (halves == 1 && half == 0) {
-                            load_half(k[0], keys + K::code_bytes / 2 + delay, lane);
+                            load_half<halves == 1>(k[0], keys + K::code_bytes / 2 + delay, lane);
                             key_scales >>= 16;
                             value_scales >>= 16;
-                        } else if (page + warps < page_end) {
-                            if (pages_done % 32 == 0) indices = load_indices(page + warps);
-                            load_keys(pages_done % 32, delay);
+                        } else if (halves == 2 || more) { // not behind a condition where registers allow: such loads are waited for where the branch ends
+                            if (more && pages_done % 32 == 0) indices = load_indices(page + warps);
+                            load_keys((pages_done - !more) % 32, delay); // the last page once more
                         }
+                        if constexpr (halves == 2) __syncwarp();
 #pragma unroll
                         for (int i = 0; i < halves; ++i) ValueTile::accumulate(acc, v[i], value_table, value_lane, p[2 * i], p[2 * i + 1]);
                     }
                 }
             }
             // The high and low columns are added at the end.
-            float unit_weight = 1;
-            if constexpr (V::integer) unit_weight = (first ? 256 : 1) * shared.value_scale * (1 / 65280.0f);
+            float unit_weight = shared.value_scale;
+            if constexpr (V::integer) unit_weight *= (first ? 256 : 1) * (1 / 65280.0f);
 #pragma unroll
             for (int i = 0; i < D / 16; ++i)
 #pragma unroll
                 for (int c = 0; c < 4; ++c) sum[i][c] = acc[i][c] * unit_weight;
         }
         attention_exact<D, V::value_d>(sum, m, l, ValueTile::headroom, cache, r, kv_head, shared.queries[0], page - r.pages, segment.to - r.pages, warps);
+
+        let_next_start(); // not before: its blocks would take shared memory and bandwidth from this one's
 
         // This block's warps together
 #pragma unroll
@@ -270,7 +292,7 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
             *reinterpret_cast<float2*>(&shared.out[warp][t % 2 * 2 + !first][channel]) = first ? make_float2(x[0], x[2]) : make_float2(x[1], x[3]);
         }
         __syncthreads();
-        constexpr int partial_size = attention_heads * (D + 2);
+        constexpr int partial_row = attention_partial(D), partial_size = attention_heads * partial_row;
         const bool whole = segment.whole;
         float* const out = attention_out(a, segment);
         for (int h = warp; h < segment.heads; h += warps) {
@@ -284,9 +306,9 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
             if (whole) {
                 attention_write<D>(out + h * D, x, total_l, cache.values, kv_head);
             } else { // what began before this block goes to its first place, else to the second
-                float* partial = a.partials + static_cast<int64_t>(blockIdx.x * 2 + segment.begins) * partial_size + h * (D + 2);
+                float* partial = a.partials + static_cast<int64_t>(blockIdx.x * 2 + segment.begins) * partial_size + h * partial_row;
                 for (int i = 0; i < N; ++i) partial[lane * N + i] = x[i];
-                if (lane == 0) partial[D] = most, partial[D + 1] = total_l;
+                if (lane == 0) *reinterpret_cast<float2*>(partial + D) = make_float2(most, total_l);
             }
         }
         if (whole) continue;
@@ -295,36 +317,42 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
         const int first_block = segment.first_block, last_block = segment.last_block;
         __syncthreads();
         if (threadIdx.x == 0) {
-            __threadfence();
-            shared.last = atomicAdd(a.counters + first_block, 1) == last_block - first_block;
+            shared.last = add_acquire_release(a.counters + first_block, 1) == last_block - first_block;
             if (shared.last) a.counters[first_block] = 0;
-            __threadfence();
         }
         __syncthreads();
         if (!shared.last) continue;
-        // A head's partials are shared by warps / 4 warps: x and l of every other block, then together as above.
-        const int h = warp % attention_heads, step = warps / attention_heads;
-        auto place = [&](int block) { return a.partials + static_cast<int64_t>(block * 2 + (block == first_block)) * partial_size + h * (D + 2); };
-        float x[N] = {}, total_l = 0;
+        // A head's partials are shared by warps / 4 warps, which read `batch` of them before they wait.
+        constexpr int batch = 16;
+        const int h = warp % attention_heads, step = warps / attention_heads, count = last_block - first_block + 1;
+        auto place = [&](int i) { // of the i-th block; what began before a block is in its first place
+            return a.partials + static_cast<int64_t>((first_block + i) * 2 + (i == 0)) * partial_size + h * partial_row;
+        };
+        float x[N] = {}, total_l = 0, most = -1e30f;
         if (h < segment.heads && warp < step * attention_heads) {
-            float most = -1e30f;
-            for (int block = first_block + lane; block <= last_block; block += 32) most = fmaxf(most, __ldcg(place(block) + D));
-            most = warp_max(most);
-            for (int base = first_block; base <= last_block; base += 32) {
-                const int count = min(32, last_block - base + 1);
-                float f = 0;
-                if (lane < count) {
-                    f = exp2_fast(__ldcg(place(base + lane) + D) - most);
-                    total_l += f * __ldcg(place(base + lane) + D + 1);
+            for (int base = 0; base < count; base += batch * step) {
+                const int some = min(batch * step, count - base);
+                const float2 ml = lane < some ? __ldcg(reinterpret_cast<const float2*>(place(base + lane) + D)) : make_float2(-1e30f, 0);
+                float part[batch][N];
+#pragma unroll
+                for (int i = 0; i < batch; ++i) {
+                    const int block = i * step + warp / attention_heads;
+#pragma unroll
+                    for (int k = 0; k < N; ++k) part[i][k] = 0;
+                    if (block < some) load_partial(part[i], place(base + block) + lane * N);
                 }
-#pragma unroll 4
-                for (int i = warp / attention_heads; i < count; i += step) {
-                    const float* partial = place(base + i) + lane * N;
-                    const float factor = __shfl_sync(0xffffffffu, f, i);
-                    for (int k = 0; k < N; ++k) x[k] = fmaf(factor, __ldcg(partial + k), x[k]);
+                const float next = fmaxf(most, warp_max(ml.x)), f = exp2_fast(ml.x - next), old = exp2_fast(most - next);
+                most = next;
+                total_l = total_l * old + warp_sum(f * ml.y);
+#pragma unroll
+                for (int k = 0; k < N; ++k) x[k] *= old;
+#pragma unroll
+                for (int i = 0; i < batch; ++i) {
+                    const float factor = __shfl_sync(0xffffffffu, f, i * step + warp / attention_heads);
+#pragma unroll
+                    for (int k = 0; k < N; ++k) x[k] = fmaf(factor, part[i][k], x[k]);
                 }
             }
-            total_l = warp_sum(total_l);
         }
         for (int k = 0; k < N; ++k) shared.out[warp][0][lane * N + k] = x[k];
         __syncthreads();

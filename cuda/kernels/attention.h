@@ -6,12 +6,15 @@ constexpr int attention_heads = 4;   // query heads of a block: more of a KV hea
 constexpr int attention_rows = 128;  // rows of a launch
 constexpr int attention_blocks = 2;  // blocks of a multiprocessor
 
+// Floats of a partial result: head_dim, the maximum, the sum, and room that keeps it aligned to 16 bytes.
+__host__ __device__ constexpr int attention_partial(int head_dim) { return head_dim + 4; }
+
 struct AttentionArguments {
     Cache cache;
     float* out;
     const float* q;
     const int32_t *slots, *positions;
-    float* partials;   // [blocks, 2, heads of a block, head_dim + 2]
+    float* partials;   // [blocks, 2, heads of a block, attention_partial(head_dim)]
     int32_t* counters; // [blocks]
     float scale;       // times log2 e: softmax by powers of 2
     int32_t rows, heads, stride;
@@ -46,3 +49,5 @@ int32_t attention_d4b8(vi_context*, const AttentionArguments&, int);
 int32_t attention_d4b6(vi_context*, const AttentionArguments&, int);
 int32_t attention_d8b12(vi_context*, const AttentionArguments&, int);
 int32_t attention_d8b8(vi_context*, const AttentionArguments&, int);
+// For any formats, with a codebook a sub-vector: attention_parts.cu. It allots its own partials and needs no counters.
+int32_t attention_parts(vi_context*, const AttentionArguments&);

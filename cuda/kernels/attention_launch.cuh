@@ -9,8 +9,8 @@ template <class K, class V> int32_t attention_launch(vi_context* context, const 
         return context->fail(VI_UNSUPPORTED, "vi_attention: these formats need %zu bytes of shared memory, %s has %zu", bytes, context->properties.name,
                              context->shared_limit);
     VI_SHARED(context, "vi_attention", (attention_kernel<K, V>), bytes);
-    attention_kernel<K, V><<<context->multiprocessors * attention_blocks, Shape::warps * 32, bytes, context->stream>>>(a);
-    VI_LAUNCHED(context, "vi_attention");
+    VI_CUDA(context, "vi_attention",
+            launch_early(context, attention_kernel<K, V>, context->multiprocessors * attention_blocks, Shape::warps * 32, bytes, a));
     return VI_OK;
 }
 

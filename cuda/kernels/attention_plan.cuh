@@ -49,7 +49,18 @@ struct AttentionPlan {
     // warps: of a block, which should have a unit for each. setup: what a row costs a block besides, in units.
     __device__ void make(const AttentionArguments& a, int warps, int setup) {
         constexpr int own = attention_rows / 32; // rows of a lane
-        const int lane = threadIdx.x % 32;
+        const int lane = threadIdx.x % 32, lines = a.cache.kv_heads * a.parts, blocks_most = gridDim.x;
+        if (a.rows == 1 && lines <= blocks_most) { // as below, without the ways of it that one row does not need
+            const AttentionRow r(a, 0);
+            if (lane == 0) {
+                rows[0] = r;
+                begin[0] = blocks[0] = 0;
+                begin[1] = r.units();
+                blocks[1] = min(up(r.units(), warps), blocks_most / lines);
+            }
+            __syncwarp();
+            return;
+        }
         int units[own], sum = 0, most = 0;
 #pragma unroll
         for (int i = 0; i < own; ++i) {
@@ -66,7 +77,7 @@ struct AttentionPlan {
         int before = prefix(begin, units, sum, a.rows);
         const int line = __shfl_sync(0xffffffffu, before, 31);
         most = __reduce_max_sync(0xffffffffu, most);
-        const int lines = a.cache.kv_heads * a.parts, pairs = a.rows * lines, total = line * lines, blocks_most = gridDim.x;
+        const int pairs = a.rows * lines, total = line * lines;
         int wanted = 0; // blocks of a line that give each warp a unit
 #pragma unroll
         for (int i = 0; i < own; ++i) wanted += up(units[i], warps);

@@ -1,7 +1,8 @@
 // Attention of a prompt (flash attention, arXiv 2205.14135): exact and causal over fresh keys and values, after what the cache already holds.
 //
 // Keys and values become bf16 in scratch memory, `chunk_tokens` at a time: those of the past read back from sinks, pages and ring, then the fresh
-// ones. Each chunk is one launch; from the second on it goes on from the output and log-sum-exp that the one before left.
+// ones. Each chunk is one launch; from the second on it goes on from the output and log-sum-exp that the one before left. Fresh rows that are bf16
+// already are read where they are, all in one launch: a prompt of T tokens that comes in pieces would else be converted T / piece times.
 //
 // A block has 128 queries of one head, 16 a warp, and goes through the keys 64 at a time, two tiles of keys and values in shared memory while the next
 // arrive. q, k, v and the probabilities are bf16, sums f32.
@@ -57,13 +58,13 @@ __device__ inline void load_matrices_transposed(uint32_t (&x)[4], uint32_t addre
 }
 
 // A tile of rows into shared memory, in the background; zeros behind `count`.
-template <int D> __device__ inline void copy_tile(uint32_t shared, const vi_bf16* from, int start, int count) {
+template <int D> __device__ inline void copy_tile(uint32_t shared, const vi_bf16* from, int64_t stride, int start, int count) {
     constexpr int chunks = D / 8;
 #pragma unroll
     for (int i = threadIdx.x; i < tile * chunks; i += threads) {
         const int row = i / chunks, chunk = i % chunks;
         const bool inside = start + row < count;
-        const vi_bf16* source = from + static_cast<int64_t>(inside ? start + row : 0) * D + chunk * 8;
+        const vi_bf16* source = from + (inside ? start + row : 0) * stride + chunk * 8;
         asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared + swizzle<D>(row, chunk)), "l"(source), "r"(inside ? 16 : 0));
     }
 }
@@ -72,8 +73,9 @@ struct Prompt {
     float* out; // [rows, heads, D]
     float* lse; // [rows, heads]: log2 sum 2^score
     const float* q;
-    const vi_bf16 *keys, *values; // [kv_heads, count, D]
-    float scale;                  // times log2 e
+    const vi_bf16 *keys, *values;     // token t of KV head h at h * head_stride + t * token_stride
+    int64_t head_stride, token_stride; // in elements
+    float scale;                       // times log2 e
     int count, rows, heads, group;
     int diagonal; // row r sees keys 0 .. diagonal + r of this chunk
     int64_t q_stride;
@@ -87,14 +89,14 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * queries; // the longest rows begin first
     const int head = blockIdx.y, row = first + warp * 16 + g;              // this lane: row and row + 8
-    const vi_bf16 *keys = a.keys + static_cast<int64_t>(head / a.group) * a.count * D, *values = a.values + static_cast<int64_t>(head / a.group) * a.count * D;
+    const vi_bf16 *keys = a.keys + head / a.group * a.head_stride, *values = a.values + head / a.group * a.head_stride;
     const int seen = static_cast<int>(min(static_cast<int64_t>(a.count), static_cast<int64_t>(a.diagonal) + min(first + queries, a.rows)));
     const int tiles = (seen + tile - 1) / tile;
     if (tiles <= 0) return; // nothing of this chunk; never so for the first one
 
-    copy_tile<D>(shared, keys, 0, a.count);
+    copy_tile<D>(shared, keys, a.token_stride, 0, a.count);
     asm volatile("cp.async.commit_group;");
-    copy_tile<D>(shared + 2 * tile_bytes, values, 0, a.count);
+    copy_tile<D>(shared + 2 * tile_bytes, values, a.token_stride, 0, a.count);
     asm volatile("cp.async.commit_group;");
 
     uint32_t q[D / 16][4];
@@ -127,7 +129,7 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
         const uint32_t key_tile = shared + step % 2 * tile_bytes, value_tile = shared + (2 + step % 2) * tile_bytes;
         asm volatile("cp.async.wait_group 1;"); // the keys are here
         __syncthreads();
-        if (step + 1 < tiles) copy_tile<D>(shared + (step + 1) % 2 * tile_bytes, keys, start + tile, a.count);
+        if (step + 1 < tiles) copy_tile<D>(shared + (step + 1) % 2 * tile_bytes, keys, a.token_stride, start + tile, a.count);
         asm volatile("cp.async.commit_group;");
 
         float s[tile / 8][4] = {};
@@ -171,7 +173,7 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
 
         asm volatile("cp.async.wait_group 1;"); // the values are here
         __syncthreads();
-        if (step + 1 < tiles) copy_tile<D>(shared + (2 + (step + 1) % 2) * tile_bytes, values, start + tile, a.count);
+        if (step + 1 < tiles) copy_tile<D>(shared + (2 + (step + 1) % 2) * tile_bytes, values, a.token_stride, start + tile, a.count);
         asm volatile("cp.async.commit_group;");
 #pragma unroll
         for (int j = 0; j < tile / 16; ++j) {
@@ -201,22 +203,26 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
 }
 
 template <int D>
-int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, const float* keys, const float* values, const Cache* cache, int slot,
-                int past, int first, int kv_heads, int64_t kv_stride) {
+int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, const void* keys, const void* values, const Cache* cache, int slot,
+                int past, int first, int kv_heads, int64_t kv_stride, bool converted) {
     constexpr size_t bytes = 4 * tile * D * 2;
     VI_SHARED(context, "vi_attention_prefill", prefill_kernel<D>, bytes);
-    a.keys = keys_out;
-    a.values = values_out;
     const int total = past + first + a.rows;
     for (int begin = 0; begin < total;) {
-        const bool fresh = begin >= past;
-        const int end = fresh ? min(total, begin + chunk_tokens) : min(past, begin + chunk_tokens);
+        const bool fresh = begin >= past, in_place = fresh && converted;
+        const int end = in_place ? total : min(fresh ? total : past, begin + chunk_tokens);
         a.count = end - begin;
+        a.keys = in_place ? static_cast<const vi_bf16*>(keys) : keys_out;
+        a.values = in_place ? static_cast<const vi_bf16*>(values) : values_out;
+        a.head_stride = in_place ? D : static_cast<int64_t>(a.count) * D;
+        a.token_stride = in_place ? kv_stride : D;
         a.diagonal = past + first - begin;
         a.resume = begin > 0;
         const dim3 blocks(static_cast<unsigned>(ceil_div<int64_t>(static_cast<int64_t>(a.count) * kv_heads, 8)), 2);
-        if (fresh) convert_fresh_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, keys, values, begin - past, a.count, kv_heads, kv_stride);
-        else convert_past_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
+        if (fresh && !converted)
+            convert_fresh_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, static_cast<const float*>(keys), static_cast<const float*>(values),
+                                                                         begin - past, a.count, kv_heads, kv_stride);
+        if (!fresh) convert_past_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
         VI_LAUNCHED(context, "vi_attention_prefill");
         prefill_kernel<D><<<dim3(ceil_div(a.rows, queries), a.heads), threads, bytes, context->stream>>>(a);
         VI_LAUNCHED(context, "vi_attention_prefill");
@@ -227,9 +233,10 @@ int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* value
 
 } // namespace
 
-extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const float* keys, const float* values,
+extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const void* keys, const void* values,
                                                const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows,
-                                               int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride) VI_TRY {
+                                               int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride,
+                                               int32_t kv_dtype) VI_TRY {
     const char* name = "vi_attention_prefill";
     VI_OPEN(context, "vi_attention_prefill");
     VI_REQUIRE(context, rows >= 0 && first >= 0 && past >= 0, "%s: rows is %d, first %d, past %d", name, rows, first, past);
@@ -248,14 +255,18 @@ extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, 
         VI_REQUIRE(context, past <= static_cast<int64_t>(cache->max_pages) * VI_PAGE_TOKENS, "%s: past is %d: a slot holds %lld", name, past,
                    static_cast<long long>(cache->max_pages) * VI_PAGE_TOKENS);
     }
+    VI_REQUIRE(context, kv_dtype == VI_F32 || kv_dtype == VI_BF16, "%s: kv_dtype is %d, not f32 (0) or bf16 (1)", name, kv_dtype);
+    const bool converted = kv_dtype == VI_BF16;
+    VI_REQUIRE(context, !converted || (kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(keys) % 16 == 0 && reinterpret_cast<uintptr_t>(values) % 16 == 0),
+               "%s: rows of bf16 keys and values begin at multiples of 16 bytes: kv_stride is %d", name, kv_stride);
     if (rows == 0) return VI_OK;
     VI_REQUIRE(context, out && q && keys && values, "%s: out, q, keys or values is NULL", name);
-    const int longest = first + rows > past ? first + rows : past, held = longest < chunk_tokens ? longest : chunk_tokens;
+    const int longest = converted || past > first + rows ? past : first + rows, held = longest < chunk_tokens ? longest : chunk_tokens;
     const size_t side_bytes = align_256(static_cast<size_t>(held) * kv_heads * head_dim * 2);
     VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + static_cast<size_t>(rows) * heads * 4, name);
-    Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, scale * 1.4426950408889634f, 0, rows, heads, heads / kv_heads,
+    Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, 0, 0, scale * 1.4426950408889634f, 0, rows, heads, heads / kv_heads,
                 0, q_stride, false};
     auto run = head_dim == 64 ? prefill<64> : prefill<128>;
     return run(context, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes), keys, values, cache, slot, past, first,
-               kv_heads, kv_stride);
+               kv_heads, kv_stride, converted);
 } VI_CATCH(context, "vi_attention_prefill")

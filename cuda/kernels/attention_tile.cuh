@@ -93,20 +93,18 @@ template <class F, int Stride> struct Table<F, 0, Stride> {
     static __device__ void fill(uint8_t*, const uint8_t*, int, int) {}
 };
 
-// A lane's words of a half page. own: the half page's address + 16 lane.
-template <int Words> __device__ __forceinline__ void load_half(uint32_t (&words)[Words], const uint8_t* own, int lane) {
+// A lane's words of a half page. own: the half page's address + 16 lane. Constant: through the read-only path.
+template <bool Constant, int Words> __device__ __forceinline__ void load_half(uint32_t (&words)[Words], const uint8_t* own, int lane) {
     constexpr int pair = Words / 4 * 4, last = Words / 2 * 2;
+#define VI_LOAD(operands, ...)                                                                              \
+    if constexpr (Constant) asm volatile("ld.global.nc.L1::no_allocate.L2::128B." operands : __VA_ARGS__);  \
+    else asm volatile("ld.global.L1::no_allocate.L2::128B." operands : __VA_ARGS__)
 #pragma unroll
     for (int i = 0; i < pair; i += 4)
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                     : "=r"(words[i]), "=r"(words[i + 1]), "=r"(words[i + 2]), "=r"(words[i + 3])
-                     : "l"(own + i * 128));
-    if constexpr (last > pair)
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];"
-                     : "=r"(words[pair]), "=r"(words[pair + 1])
-                     : "l"(own + pair * 128 - lane * 8));
-    if constexpr (Words > last)
-        asm volatile("ld.global.nc.L1::no_allocate.L2::128B.u32 %0, [%1];" : "=r"(words[last]) : "l"(own + last * 128 - lane * 12));
+        VI_LOAD("v4.u32 {%0, %1, %2, %3}, [%4];", "=r"(words[i]), "=r"(words[i + 1]), "=r"(words[i + 2]), "=r"(words[i + 3]) : "l"(own + i * 128));
+    if constexpr (last > pair) VI_LOAD("v2.u32 {%0, %1}, [%2];", "=r"(words[pair]), "=r"(words[pair + 1]) : "l"(own + pair * 128 - lane * 8));
+    if constexpr (Words > last) VI_LOAD("u32 %0, [%1];", "=r"(words[last]) : "l"(own + last * 128 - lane * 12));
+#undef VI_LOAD
 }
 
 constexpr float magic = 12582912.0f; // 1.5 * 2^23: an integer below 2^22 added to its bits adds to its value

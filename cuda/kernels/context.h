@@ -44,6 +44,7 @@ struct vi_context {
     int64_t allocated = 0, peak = 0;
     cudaEvent_t events[64] = {};
     bool event_recorded[64] = {};
+    bool constants_written = false;  // by the kernel launched last: the next one must not begin early, see launch_early
     bool capturing = false;          // between vi_graph_begin and vi_graph_end
     int32_t capture_status = VI_OK;
     std::string capture_error;
@@ -112,8 +113,9 @@ struct vi_context {
     VI_CUDA(context, name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)))
 
 // Programmatic dependent launch (compute capability 9.0 on): a kernel started by launch_early may begin while the one before it still runs.
-// Every thread of it calls wait_for_previous() before any access to memory that another kernel writes or reads, also where it returns early:
-// the kernels further back count as done because of it. let_next_start() lets the kernel after it begin, which sees all results either way.
+// Before wait_for_previous(), which every thread of it calls, also where it returns early, it reads nothing but constants: weights and codebooks. The ops
+// that write those (vi_convert, vi_random_normal, vi_quantizer_create; copies wait anyway) say so, and the next kernel does not begin early. let_next_start()
+// lets the kernel after it begin; called after wait_for_previous() it leaves no more than two kernels at work.
 __device__ inline void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
@@ -127,22 +129,36 @@ __device__ inline void let_next_start() {
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch_early(const vi_context* context, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
+cudaError_t launch_clusters(vi_context* context, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared, int cluster,
     Arguments... arguments) {
-    cudaLaunchAttribute attribute = {};
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    int count = 0;
+    if (context->properties.major >= 9 && !context->constants_written) {
+        attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[count].id = cudaLaunchAttributeClusterDimension;
+        attributes[count++].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+    }
+    context->constants_written = false;
     cudaLaunchConfig_t config = {};
     config.gridDim = blocks;
     config.blockDim = threads;
     config.dynamicSmemBytes = shared;
     config.stream = context->stream;
-    config.attrs = &attribute;
-    config.numAttrs = context->properties.major >= 9 ? 1 : 0;
+    config.attrs = attributes;
+    config.numAttrs = count;
     return cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
 }
 
-template <typename T> constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
+template <typename... Parameters, typename... Arguments>
+cudaError_t launch_early(vi_context* context, void (*kernel)(Parameters...), dim3 blocks, dim3 threads, size_t shared,
+    Arguments... arguments) {
+    return launch_clusters(context, kernel, blocks, threads, shared, 1, arguments...);
+}
+
+template <typename T> __host__ __device__ constexpr T ceil_div(T a, T b) { return (a + b - 1) / b; }
 constexpr size_t align_256(size_t bytes) { return (bytes + 255) / 256 * 256; }
 inline bool aligned_16(const void* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 

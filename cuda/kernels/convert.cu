@@ -56,5 +56,6 @@ extern "C" VI_API int32_t vi_convert(vi_context* context, void* out, const void*
     else if (out_dtype == VI_BF16) launch_from<vi_bf16>(context, out, in, in_dtype, count);
     else launch_from<__half>(context, out, in, in_dtype, count);
     VI_LAUNCHED(context, "vi_convert");
+    context->constants_written = true;
     return VI_OK;
 } VI_CATCH(context, "vi_convert")

@@ -132,17 +132,17 @@ __global__ void round_kernel(vi_bf16* __restrict__ out, const float* __restrict_
     }
 }
 
-__global__ void spread_bias_kernel(float* __restrict__ out, const vi_bf16* __restrict__ bias, int64_t count, int32_t out_features) {
+__global__ void spread_bias_kernel(float* __restrict__ out, const vi_bf16* __restrict__ bias, bool accumulate, int64_t count, int32_t out_features) {
     const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-    for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count; i += step) out[i] = bf16_to_f32(bias[i % out_features]);
+    for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count; i += step)
+        out[i] = bf16_to_f32(bias[i % out_features]) + (accumulate ? out[i] : 0.0f);
 }
 
 // A block of 8 warps makes 128 outputs x 64 rows, a warp 32 x 32. The next tiles are read while the present ones are multiplied.
 // Rows of 40 bf16 in shared memory put the 32 words that a warp reads at once into 32 banks.
 __global__ void __launch_bounds__(256)
 product_kernel(float* __restrict__ out, const float* __restrict__ x, const vi_bf16* __restrict__ weight, const vi_bf16* __restrict__ bias,
-    int32_t rows,
-               int32_t out_features, int32_t in_features) {
+               bool accumulate, int32_t rows, int32_t out_features, int32_t in_features) {
     __shared__ vi_bf16 weights[tile_outputs][padded];
     __shared__ vi_bf16 inputs[tile_rows][padded];
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -197,7 +197,9 @@ product_kernel(float* __restrict__ out, const float* __restrict__ x, const vi_bf
             for (int j = 0; j < 4; ++j) {
                 const int32_t output = first_output + at_output + m * 16 + j / 2 * 8 + g, row = first_row + at_row + n * 8 + 2 * t + j % 2;
                 if (output >= out_features || row >= rows) continue;
-                out[static_cast<int64_t>(row) * out_features + output] = c[m][n][j] + (bias ? bf16_to_f32(bias[output]) : 0.0f);
+                float& to = out[static_cast<int64_t>(row) * out_features + output];
+                const float sum = c[m][n][j] + (bias ? bf16_to_f32(bias[output]) : 0.0f);
+                to = accumulate ? to + sum : sum;
             }
 }
 
@@ -210,23 +212,30 @@ vi_cublas& library(vi_context* context) {
 
 std::string linear_large_library(vi_context* context) { return library(context).name; }
 
-int32_t linear_large(vi_context* context, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, int32_t rows,
-    int32_t out_features,
-                     int32_t in_features) {
+namespace {
+int32_t rows_at_once(int32_t rows, int32_t in_features) { return static_cast<int32_t>(std::clamp<int64_t>(copy_bytes / 2 / in_features, 1, rows)); }
+} // namespace
+
+size_t linear_large_bytes(int32_t rows, int32_t in_features) {
+    return cublas::workspace + static_cast<size_t>(rows_at_once(rows, in_features)) * in_features * 2;
+}
+
+int32_t linear_large(vi_context* context, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, bool accumulate, int32_t rows,
+    int32_t out_features, int32_t in_features, size_t reserved) {
     vi_cublas& found = library(context);
     const bool fits = found.handle && in_features % 8 == 0 && out_features % 4 == 0 && aligned_16(out) && aligned_16(x) && aligned_16(weight);
-    const int32_t most = static_cast<int32_t>(std::clamp<int64_t>(copy_bytes / 2 / in_features, 1, rows));
+    const int32_t most = rows_at_once(rows, in_features);
     if (!fits || !found.plan(most, out_features, in_features).usable ||
         (rows % most && !found.plan(rows % most, out_features, in_features).usable)) {
         VI_REQUIRE(context, ceil_div(rows, tile_rows) <= 65535, "vi_linear: rows is %d, the own matrix product takes %d", rows,
             65535 * tile_rows);
         product_kernel<<<dim3(ceil_div(out_features, tile_outputs), ceil_div(rows, tile_rows)), 256, 0, context->stream>>>(out, x, weight,
-            bias, rows, out_features,
-                                                                                                                         in_features);
+            bias, accumulate, rows, out_features, in_features);
         VI_LAUNCHED(context, "vi_linear");
         return VI_OK;
     }
-    VI_WORKSPACE(context, uint8_t, scratch, cublas::workspace + static_cast<size_t>(most) * in_features * 2, "vi_linear");
+    VI_WORKSPACE(context, uint8_t, scratch, reserved + linear_large_bytes(rows, in_features), "vi_linear");
+    scratch += reserved;
     vi_bf16* rounded = reinterpret_cast<vi_bf16*>(scratch + cublas::workspace);
     const int32_t blocks = context->multiprocessors * 8;
     for (int32_t first = 0; first < rows; first += most) {
@@ -238,10 +247,10 @@ int32_t linear_large(vi_context* context, float* out, const float* x, const vi_b
         VI_LAUNCHED(context, "vi_linear");
         // The bias goes in as the product's addend: an epilogue with a bf16 bias on f32 outputs is not among cuBLASLt's.
         if (bias) {
-            spread_bias_kernel<<<blocks, 256, 0, context->stream>>>(to, bias, static_cast<int64_t>(some) * out_features, out_features);
+            spread_bias_kernel<<<blocks, 256, 0, context->stream>>>(to, bias, accumulate, static_cast<int64_t>(some) * out_features, out_features);
             VI_LAUNCHED(context, "vi_linear");
         }
-        const float alpha = 1, beta = bias ? 1 : 0;
+        const float alpha = 1, beta = bias || accumulate ? 1 : 0;
         const int32_t status = found.multiply(found.handle, found.product, &alpha, weight, plan.weight, rounded, plan.x, &beta, to,
             plan.out, to, plan.out,
                                               &plan.found.algorithm, scratch, cublas::workspace, context->stream);

@@ -1,10 +1,14 @@
 // vi_quantize for few rows, and vi_dequantize. Many rows: quantize_many.cu.
 #include "quantize.h"
 #include "quantize.cuh"
+#include <cooperative_groups.h>
+#include <utility>
 
 namespace {
 
 constexpr int threads = 256;
+constexpr int parts_most = 8;     // blocks of a cluster that share a vector's codewords
+constexpr int words_most = 4096;  // floats of codewords that a block holds in shared memory
 
 // Sets the code of a sub-vector. Words are shared with other tokens and sub-vectors, whose bits others may write at the same time.
 __device__ void write_code(const PageFormat& f, uint8_t* page, bool value, int token, int sub, uint32_t code) {
@@ -25,65 +29,212 @@ __device__ void write_code(const PageFormat& f, uint8_t* page, bool value, int t
     }
 }
 
-// One block a vector: (row, KV head, side). The threads share the codewords of each sub-vector.
+// Queries and frequencies of vi_rope_quantize; frequencies NULL: no rotation.
+struct Rope {
+    float* queries;
+    const float* frequencies;
+    int32_t heads;
+};
+
+// cos and sin of the channel pairs that a lane holds: of channel i and i + D / 2 of its vector, lane l with channels l D/32 ..; see rope.cu
+template <int D> __device__ void rotate(float (&x)[D / 32], const float* frequencies, int position) {
+    constexpr int N = D / 32;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        const double angle = static_cast<double>(position) * static_cast<double>(frequencies[lane % 16 * N + i]);
+        const double two_pi = 6.283185307179586476925286766559;
+        float sine, cosine;
+        sincosf(static_cast<float>(fma(-rint(angle / two_pi), two_pi, angle)), &sine, &cosine);
+        const float other = __shfl_xor_sync(0xffffffffu, x[i], 16);
+        x[i] = lane < 16 ? x[i] * cosine - other * sine : x[i] * cosine + other * sine;
+    }
+}
+
+template <int d> __device__ __forceinline__ void load_word(float (&word)[d], const float* from) {
+#pragma unroll
+    for (int i = 0; i < d; i += d == 2 ? 2 : 4) {
+        if constexpr (d == 2) {
+            const float2 x = *reinterpret_cast<const float2*>(from);
+            word[0] = x.x, word[1] = x.y;
+        } else {
+            const float4 x = *reinterpret_cast<const float4*>(from + i);
+            word[i] = x.x, word[i + 1] = x.y, word[i + 2] = x.z, word[i + 3] = x.w;
+        }
+    }
+}
+
+// The nearest to x of codewords first, first + step, ... of `count`, the first of which is number `base` of its codebook.
+template <int d> __device__ __forceinline__ void search(float& least, int& code, const float* x, const float* codewords, int first, int count, int step, int base) {
+    float own[d];
+#pragma unroll
+    for (int i = 0; i < d; ++i) own[i] = x[i];
+#pragma unroll 8
+    for (int w = first; w < count; w += step) {
+        float word[d], distance = 0;
+        load_word<d>(word, codewords + w * d);
+#pragma unroll
+        for (int i = 0; i < d; ++i) {
+            const float difference = own[i] - word[i];
+            distance = fmaf(difference, difference, distance);
+        }
+        if (distance < least) least = distance, code = base + w;
+    }
+}
+
+// The codes of a vector whose later sub-vectors make up for the errors of earlier ones (vi_quantizer_feedback). So many threads of a block that each has 8
+// codewords or more take part; the others must have left. target holds y = x~ / s on entry; words: the
+// codebook in shared memory, or NULL.
+template <int D, int d>
+__device__ void search_in_order(uint16_t* codes, float* target, float* y, const Side& side, int head, const float* words, int active) {
+    __shared__ unsigned least_of[threads / 32], code_of[threads / 32];
+    __shared__ float error[d];
+    const int codewords = 1 << side.format.b, lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = active / 32;
+    const float* feedback = side.feedback + static_cast<int64_t>(head) * D * D;
+    for (int i = threadIdx.x; i < D; i += active) y[i] = target[i];
+    __syncthreads();
+    for (int sub = 0; sub < D / d; ++sub) {
+        const float* codebook = words ? words : side.codebook(head, sub);
+        float least = __builtin_huge_valf();
+        int code = 0;
+        search<d>(least, code, target + sub * d, codebook, threadIdx.x, codewords, active, 0);
+        // Distances are not negative, so their bits are in the order of their values. The lowest code of equals is taken.
+        unsigned bits = __float_as_uint(least), best = __reduce_min_sync(0xffffffffu, bits);
+        unsigned found = __reduce_min_sync(0xffffffffu, bits == best ? static_cast<unsigned>(code) : 0xffffffffu);
+        if (warps > 1) {
+            if (lane == 0) least_of[warp] = best, code_of[warp] = found;
+            __syncthreads();
+            bits = lane < warps ? least_of[lane] : 0xffffffffu;
+            best = __reduce_min_sync(0xffffffffu, bits);
+            found = __reduce_min_sync(0xffffffffu, bits == best && lane < warps ? code_of[lane] : 0xffffffffu);
+        }
+        if (threadIdx.x == 0) codes[sub] = static_cast<uint16_t>(found);
+        if (static_cast<int>(threadIdx.x) < d) error[threadIdx.x] = y[sub * d + threadIdx.x] - codebook[static_cast<int>(found) * d + threadIdx.x];
+        __syncthreads();
+        for (int i = (sub + 1) * d + threadIdx.x; i < D; i += active) {
+            float t = target[i];
+#pragma unroll
+            for (int k = 0; k < d; ++k) t = fmaf(error[k], feedback[(sub * d + k) * D + i], t);
+            target[i] = t;
+        }
+        __syncthreads();
+    }
+}
+
+// A cluster of blocks a vector: (row, KV head, side), after them blocks that rotate 8 query heads each. The blocks of a cluster share the codewords of each
+// sub-vector, and so do a block's threads. A codebook is no kernel's work: it is read before the kernel ahead of this one has ended.
 template <int D>
 __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant__ Cache c, const float* keys, const float* values, const int32_t* slots,
-                                                           const int32_t* positions, int stride) {
+                                                           const int32_t* positions, const __grid_constant__ Rope rope, int stride, int parts,
+                                                           bool in_order_only) {
     __shared__ float scaled[D], vector[D], best[threads], sums[32];
     __shared__ int best_code[threads];
+    __shared__ __align__(16) float words[words_most];
     constexpr int N = D / 32;
-    const int row = blockIdx.x, head = blockIdx.y, lane = threadIdx.x % 32;
-    const bool value = blockIdx.z;
+    const int part = blockIdx.x % parts, row = blockIdx.x / parts, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int head = blockIdx.y / 2;
+    const bool value = blockIdx.y % 2, vectors = static_cast<int>(blockIdx.y) < 2 * c.kv_heads;
     const Side& side = value ? c.values : c.keys;
     const PageFormat f = side.format;
+    const int n = f.n(), d = f.d, codewords = 1 << f.b, own = codewords / parts; // of this block: from part * own on
+    const bool held = vectors && f.b < 16 && side.codebook_parts == 1 && own * d <= words_most;
+    if (held) {
+        const float4* from = reinterpret_cast<const float4*>(side.codebook(head, 0) + part * own * d);
+        for (int i = threadIdx.x; i < own * d / 4; i += threads) reinterpret_cast<float4*>(words)[i] = from[i];
+    }
+    wait_for_previous();
+    let_next_start();
+    if (!vectors) {
+        const int head = (blockIdx.y - 2 * c.kv_heads) * (threads / 32) + warp, position = positions[row];
+        if (part > 0 || head >= rope.heads) return;
+        float* q = rope.queries + static_cast<int64_t>(row) * stride + head * D + lane * N;
+        float x[N];
+        for (int i = 0; i < N; ++i) x[i] = q[i];
+        rotate<D>(x, rope.frequencies, position);
+        for (int i = 0; i < N; ++i) q[i] = x[i];
+        return;
+    }
+    if (in_order_only && !side.feedback) return;
     const QuantizeRow r(c, slots, positions, row);
-    if (r.page < 0) return;
+    if (r.page < 0) return; // all blocks of the cluster
     uint8_t* page = side.page(r.page, head, c.kv_heads);
     const int token = r.position % VI_PAGE_TOKENS;
 
-    if (threadIdx.x < 32) {
+    uint8_t u = 0; // the token scale, where it is known before the codes
+    if (warp == 0) {
         float x[N], squares = 0;
         for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
+        if (!value && rope.frequencies) rotate<D>(x, rope.frequencies, r.position);
         transform_vector<D>(x, side, head);
-        write_exact<D>(x, c, side, r, head);
+        if (part == 0) write_exact<D>(x, c, side, r, head);
         for (int i = 0; i < N; ++i) squares += x[i] * x[i];
-        const float rms = f.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f;
+        float rms = f.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f;
+        if (side.feedback && f.token_scale) {
+            u = scale_code(rms, 1.0f);
+            rms = scale_value(u);
+        }
         for (int i = 0; i < N; ++i) {
             vector[lane * N + i] = x[i];
             scaled[lane * N + i] = rms > 0 ? x[i] / rms : 0.0f;
         }
     }
-    __syncthreads();
-    if (f.b == 16) {
-        for (int i = threadIdx.x; i < D; i += threads) {
-            int word, bit, to;
-            f.locate(value, token, i, word, bit, to);
-            reinterpret_cast<vi_bf16*>(page + f.offset(token, to, word))[bit / 16] = f32_to_bf16(vector[i]);
-        }
+    if (side.feedback) {
+        const int active = min(threads, max(32, (1 << f.b) / 8));
+        __syncthreads();
+        if (part > 0 || static_cast<int>(threadIdx.x) >= active) return; // all other blocks of the cluster
+        __shared__ uint16_t codes[D / 2];
+        const float* shared_words = held && parts == 1 ? words : nullptr;
+        if (f.d == 2) search_in_order<D, 2>(codes, scaled, vector, side, head, shared_words, active);
+        else if (f.d == 4) search_in_order<D, 4>(codes, scaled, vector, side, head, shared_words, active);
+        else search_in_order<D, 8>(codes, scaled, vector, side, head, shared_words, active);
+        for (int i = threadIdx.x; i < f.n(); i += active) write_code(f, page, value, token, i, codes[i]);
+        if (f.token_scale && threadIdx.x == 0) page[f.scale_offset(token)] = u;
         return;
     }
-    const int n = f.n(), d = f.d, codewords = 1 << f.b, splits = threads / n;
-    const float* codebook = side.codebooks + (static_cast<int64_t>(side.codebook_head(head)) * d << f.b);
-    const int sub = threadIdx.x % n;
+    __syncthreads();
+    if (f.b == 16) {
+        if (part == 0)
+            for (int i = threadIdx.x; i < D; i += threads) {
+                int word, bit, to;
+                f.locate(value, token, i, word, bit, to);
+                reinterpret_cast<vi_bf16*>(page + f.offset(token, to, word))[bit / 16] = f32_to_bf16(vector[i]);
+            }
+        return;
+    }
+    const int splits = threads / n, sub = threadIdx.x % n;
+    const float* codebook = side.codebook(head, sub);
     float least = __builtin_huge_valf();
     int code = 0;
-    for (int w = threadIdx.x / n; w < codewords; w += splits) {
-        float distance = 0;
-        for (int i = 0; i < d; ++i) {
-            const float difference = scaled[sub * d + i] - codebook[w * d + i];
-            distance = fmaf(difference, difference, distance);
-        }
-        if (distance < least) least = distance, code = w;
-    }
+    auto find = [&]<int size>() {
+        const float* x = scaled + sub * size;
+        if (held) search<size>(least, code, x, words, threadIdx.x / n, own, splits, part * own);
+        else search<size>(least, code, x, codebook + part * own * size, threadIdx.x / n, own, splits, part * own);
+    };
+    if (d == 2) find.template operator()<2>();
+    else if (d == 4) find.template operator()<4>();
+    else find.template operator()<8>();
     best[threadIdx.x] = least;
     best_code[threadIdx.x] = code;
     __syncthreads();
+    auto take = [&](float other, int other_code) {
+        if (other < least || (other == least && other_code < code)) least = other, code = other_code;
+    };
+    if (static_cast<int>(threadIdx.x) < n)
+        for (int i = 1; i < splits; ++i) take(best[i * n + sub], best_code[i * n + sub]);
+#if __CUDA_ARCH__ >= 900
+    if (parts > 1) {
+        const auto cluster = cooperative_groups::this_cluster();
+        __syncthreads();
+        if (static_cast<int>(threadIdx.x) < n) best[sub] = least, best_code[sub] = code;
+        cluster.sync();
+        if (part == 0 && static_cast<int>(threadIdx.x) < n)
+            for (int i = 1; i < parts; ++i) take(cluster.map_shared_rank(best, i)[sub], cluster.map_shared_rank(best_code, i)[sub]);
+        cluster.sync(); // the others' memory is theirs until here
+        if (part > 0) return;
+    }
+#endif
     float product = 0, norm = 0;
     if (static_cast<int>(threadIdx.x) < n) {
-        for (int i = 1; i < splits; ++i) {
-            const float other = best[i * n + sub];
-            if (other < least || (other == least && best_code[i * n + sub] < code)) least = other, code = best_code[i * n + sub];
-        }
         for (int i = 0; i < d; ++i) {
             const float w = codebook[code * d + i];
             product = fmaf(vector[sub * d + i], w, product);
@@ -112,27 +263,68 @@ template <int D> __global__ void dequantize_kernel(float* keys, float* values, c
     for (int k = 0; k < N; ++k) out[k] = x[k];
 }
 
-} // namespace
-
-extern "C" {
-
-VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots,
-                           const int32_t* positions, int32_t rows, int32_t stride) VI_TRY {
-    const char* name = "vi_quantize";
-    VI_OPEN(context, "vi_quantize");
+int32_t check(vi_context* context, const char* name, const vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots,
+              const int32_t* positions, int32_t rows, int32_t stride) {
     VI_REQUIRE(context, layer, "%s: layer is NULL", name);
     const Cache& c = layer->cache;
     VI_REQUIRE(context, rows >= 0, "%s: rows is %d", name, rows);
     VI_REQUIRE(context, static_cast<int64_t>(c.kv_heads) * c.head_dim <= stride, "%s: stride is %d, less than kv_heads * head_dim", name, stride);
     if (rows == 0) return VI_OK;
     VI_REQUIRE(context, keys && values && slots && positions, "%s: keys, values, slots or positions is NULL", name);
-    VI_REQUIRE(context, c.kv_heads <= 65535, "%s: %d KV heads", name, c.kv_heads);
-    if (rows >= quantize_many_rows) return quantize_many(context, c, keys, values, slots, positions, rows, stride);
+    VI_REQUIRE(context, c.kv_heads <= 16384, "%s: %d KV heads", name, c.kv_heads);
+    return VI_OK;
+}
+
+cudaError_t quantize_few(vi_context* context, const Cache& c, const float* keys, const float* values, const int32_t* slots, const int32_t* positions,
+                         const Rope& rope, int32_t rows, int32_t stride, bool in_order_only = false) {
+    // 12 bits are 16 times the work of 8: few vectors leave room for more blocks each.
+    const bool large = c.keys.format.b % 16 > 8 || c.values.format.b % 16 > 8;
+    const int parts = large && context->properties.major >= 9 && 2 * rows * c.kv_heads <= 4 * context->multiprocessors ? parts_most : 1;
+    const dim3 blocks(rows * parts, 2 * c.kv_heads + ceil_div(rope.heads, threads / 32));
     auto kernel = c.head_dim == 64 ? quantize_kernel<64> : quantize_kernel<128>;
-    kernel<<<dim3(rows, c.kv_heads, 2), threads, 0, context->stream>>>(c, keys, values, slots, positions, stride);
-    VI_LAUNCHED(context, "vi_quantize");
+    return launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, parts, in_order_only);
+}
+
+} // namespace
+
+extern "C" {
+
+VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots,
+                           const int32_t* positions, int32_t rows, int32_t stride) VI_TRY {
+    VI_OPEN(context, "vi_quantize");
+    const int32_t status = check(context, "vi_quantize", layer, keys, values, slots, positions, rows, stride);
+    if (status != VI_OK || rows == 0) return status;
+    const Cache& c = layer->cache;
+    // The kernel for many rows keeps one codebook a head in shared memory.
+    if (rows >= quantize_many_rows && c.keys.codebook_parts <= 1 && c.values.codebook_parts <= 1) {
+        if (c.keys.feedback || c.values.feedback)
+            VI_CUDA(context, "vi_quantize", quantize_few(context, c, keys, values, slots, positions, {}, rows, stride, true));
+        return quantize_many(context, c, keys, values, slots, positions, rows, stride);
+    }
+    VI_CUDA(context, "vi_quantize", quantize_few(context, c, keys, values, slots, positions, {}, rows, stride));
     return VI_OK;
 } VI_CATCH(context, "vi_quantize")
+
+VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* queries, float* keys, const float* values, const int32_t* slots,
+                                const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads, int32_t stride) VI_TRY {
+    const char* name = "vi_rope_quantize";
+    VI_OPEN(context, "vi_rope_quantize");
+    const int32_t status = check(context, name, layer, keys, values, slots, positions, rows, stride);
+    if (status != VI_OK || rows == 0) return status;
+    const Cache& c = layer->cache;
+    VI_REQUIRE(context, queries && frequencies, "%s: queries or frequencies is NULL", name);
+    VI_REQUIRE(context, heads >= 1 && heads <= 16 * c.kv_heads && static_cast<int64_t>(heads) * c.head_dim <= stride,
+               "%s: heads is %d: 1 to 16 times the %d KV heads, of %d channels in a stride of %d", name, heads, c.kv_heads, c.head_dim, stride);
+    if (rows >= quantize_many_rows) {
+        for (auto [x, count] : {std::pair(queries, heads), std::pair(keys, c.kv_heads)}) {
+            const int32_t rotated = vi_rope(context, x, positions, frequencies, rows, count, c.head_dim, stride);
+            if (rotated != VI_OK) return rotated;
+        }
+        return vi_quantize(context, layer, keys, values, slots, positions, rows, stride);
+    }
+    VI_CUDA(context, name, quantize_few(context, c, keys, values, slots, positions, {queries, frequencies, heads}, rows, stride));
+    return VI_OK;
+} VI_CATCH(context, "vi_rope_quantize")
 
 VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_kv_layer* layer, int32_t slot, int32_t first,
                              int32_t count) VI_TRY {

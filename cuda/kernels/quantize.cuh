@@ -62,13 +62,12 @@ template <int D> __device__ inline void read_vector(float (&x)[D / 32], const Ca
         }
         return;
     }
-    const float* codebook = side.codebooks + (static_cast<int64_t>(side.codebook_head(head)) * f.d << f.b);
     const float scale = f.token_scale ? scale_value(page[f.scale_offset(token)]) : 1.0f;
     int code = 0;
     for (int i = 0; i < N; ++i) {
         const int channel = lane * N + i;
         if (i == 0 || channel % f.d == 0) code = read_code(f, page, value, token, channel / f.d);
-        x[i] = codebook[code * f.d + channel % f.d] * scale;
+        x[i] = side.codebook(head, channel / f.d)[code * f.d + channel % f.d] * scale;
     }
 }
 

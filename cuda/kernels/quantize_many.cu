@@ -313,6 +313,7 @@ int32_t launch(vi_context* context, const Cache& c, const float* x, bool value, 
 int32_t quantize_many(vi_context* context, const Cache& cache, const float* keys, const float* values, const int32_t* slots, const int32_t* positions,
                       int32_t rows, int32_t stride) {
     for (const bool value : {false, true}) {
+        if ((value ? cache.values : cache.keys).feedback) continue; // coded in order, by quantize.cu
         const float* x = value ? values : keys;
         int32_t status = VI_INTERNAL_ERROR;
         switch ((value ? cache.values : cache.keys).format.d + (cache.head_dim == 64 ? 100 : 0)) {

@@ -4,35 +4,27 @@
 
 namespace {
 
-// One block a codebook: the codebook as attention reads it. Codewords of 2 channels become f16, others int8 with one scale for the codebook,
-// max |c| / 127. codebooks holds the caller's values and is replaced by the rounded ones.
+// One block a codebook: the codebook as attention reads it, n unit with whole n; unit = max |c| / 127 as int8, or for codewords of 2 channels
+// max |c| / 2047 as f16, which holds such n. codebooks holds the caller's values and is replaced by the rounded ones.
 __global__ void round_codebook_kernel(float* codebooks, uint8_t* table, float* table_scales, int codewords, int sub_dim) {
     __shared__ float shared[32];
-    const int count = codewords * sub_dim;
-    float* codebook = codebooks + static_cast<int64_t>(blockIdx.x) * count;
-    if (sub_dim == 2) {
-        __half* out = reinterpret_cast<__half*>(table) + static_cast<int64_t>(blockIdx.x) * count;
-        for (int i = threadIdx.x; i < count; i += blockDim.x) {
-            out[i] = __float2half_rn(codebook[i]);
-            codebook[i] = __half2float(out[i]);
-        }
-        if (threadIdx.x == 0) table_scales[blockIdx.x] = 1;
-        return;
-    }
+    const int count = codewords * sub_dim, limit = sub_dim == 2 ? 2047 : 127;
+    const int64_t start = static_cast<int64_t>(blockIdx.x) * count;
+    float* codebook = codebooks + start;
     float most = 0;
     for (int i = threadIdx.x; i < count; i += blockDim.x) most = fmaxf(most, fabsf(codebook[i]));
     most = warp_max(most);
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = most;
     __syncthreads();
     for (unsigned w = 0; w < blockDim.x / 32; ++w) most = fmaxf(most, shared[w]);
-    const float scale = most > 0 ? most / 127 : 1;
-    int8_t* out = reinterpret_cast<int8_t*>(table) + static_cast<int64_t>(blockIdx.x) * count;
+    const float unit = most > 0 ? most / limit : 1;
     for (int i = threadIdx.x; i < count; i += blockDim.x) {
-        const int rounded = max(-127, min(127, __float2int_rn(codebook[i] / scale)));
-        out[i] = static_cast<int8_t>(rounded);
-        codebook[i] = rounded * scale;
+        const int rounded = max(-limit, min(limit, __float2int_rn(codebook[i] / unit)));
+        if (sub_dim == 2) reinterpret_cast<__half*>(table)[start + i] = __int2half_rn(rounded);
+        else reinterpret_cast<int8_t*>(table)[start + i] = static_cast<int8_t>(rounded);
+        codebook[i] = rounded * unit;
     }
-    if (threadIdx.x == 0) table_scales[blockIdx.x] = scale;
+    if (threadIdx.x == 0) table_scales[blockIdx.x] = unit;
 }
 
 // One warp a vector.
@@ -59,12 +51,14 @@ __global__ void transform_kernel(float* out, const float* x, const float* smooth
 
 Quantizer::~Quantizer() {
     if (memory) context->release(memory, "vi_quantizer_destroy");
+    if (feedback) context->release(feedback, "vi_quantizer_destroy");
 }
 
 extern "C" {
 
 VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim,
-                                   int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t hadamard, int32_t token_scale) VI_TRY {
+                                   int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t codebook_parts, int32_t hadamard,
+                                   int32_t token_scale) VI_TRY {
     const char* name = "vi_quantizer_create";
     VI_OPEN(context, "vi_quantizer_create");
     VI_NOT_CAPTURED(context, "vi_quantizer_create");
@@ -83,16 +77,18 @@ VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const floa
         VI_REQUIRE(context, codebooks, "%s: codebooks is NULL: only 16 bits go without", name);
         VI_REQUIRE(context, codebook_heads == 1 || codebook_heads == kv_heads, "%s: codebook_heads is %d: 1 or kv_heads (%d)", name, codebook_heads,
                    kv_heads);
+        VI_REQUIRE(context, codebook_parts == 1 || codebook_parts == head_dim / sub_dim, "%s: codebook_parts is %d: 1 or head_dim / sub_dim (%d)", name,
+                   codebook_parts, head_dim / sub_dim);
     }
     auto handle = std::make_unique<vi_quantizer>();
     handle->quantizer = std::make_shared<Quantizer>();
     Quantizer& q = *handle->quantizer;
     q.context = context;
     q.kv_heads = kv_heads, q.head_dim = head_dim, q.sub_dim = sub_dim, q.bits = bits;
-    q.codebook_heads = bits == 16 ? 0 : codebook_heads, q.hadamard = hadamard, q.token_scale = token_scale;
-    const size_t count = bits == 16 ? 0 : (static_cast<size_t>(codebook_heads) * sub_dim << bits);
+    q.codebook_heads = bits == 16 ? 0 : codebook_heads, q.codebook_parts = bits == 16 ? 0 : codebook_parts, q.hadamard = hadamard, q.token_scale = token_scale;
+    const size_t books = q.book_count(), count = bits == 16 ? 0 : books * sub_dim << bits;
     const size_t book_bytes = align_256(count * 4), table_bytes = align_256(count * (sub_dim == 2 ? 2 : 1));
-    const size_t scale_bytes = align_256(q.codebook_heads * 4), smooth_bytes = smooth ? align_256(static_cast<size_t>(kv_heads) * head_dim * 4) : 0;
+    const size_t scale_bytes = align_256(books * 4), smooth_bytes = smooth ? align_256(static_cast<size_t>(kv_heads) * head_dim * 4) : 0;
     if (book_bytes + smooth_bytes) {
         const int32_t status = context->allocate(&q.memory, book_bytes + table_bytes + scale_bytes + smooth_bytes, name);
         if (status != VI_OK) return status;
@@ -106,8 +102,9 @@ VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const floa
                     cudaMemcpyAsync(q.smooth, smooth, static_cast<size_t>(kv_heads) * head_dim * 4, cudaMemcpyDeviceToDevice, context->stream));
         }
         VI_CUDA(context, "vi_quantizer_create", cudaMemcpyAsync(q.codebooks, codebooks, count * 4, cudaMemcpyDeviceToDevice, context->stream));
-        round_codebook_kernel<<<codebook_heads, 256, 0, context->stream>>>(q.codebooks, q.table, q.table_scales, 1 << bits, sub_dim);
+        round_codebook_kernel<<<static_cast<unsigned>(books), 256, 0, context->stream>>>(q.codebooks, q.table, q.table_scales, 1 << bits, sub_dim);
         VI_LAUNCHED(context, "vi_quantizer_create");
+        context->constants_written = true;
     }
     vi_quantizer* address = handle.release();
     std::memcpy(out, &address, sizeof address);
@@ -121,12 +118,32 @@ VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer
     return VI_OK;
 } VI_CATCH(context, "vi_quantizer_destroy")
 
+VI_API int32_t vi_quantizer_feedback(vi_context* context, vi_quantizer* quantizer, const float* feedback) VI_TRY {
+    const char* name = "vi_quantizer_feedback";
+    VI_OPEN(context, "vi_quantizer_feedback");
+    VI_NOT_CAPTURED(context, "vi_quantizer_feedback");
+    VI_REQUIRE(context, quantizer && feedback, "%s: quantizer or feedback is NULL", name);
+    Quantizer& q = *quantizer->quantizer;
+    VI_REQUIRE(context, q.bits < 16, "%s: 16 bits have no codes", name);
+    VI_REQUIRE(context, quantizer->quantizer.use_count() == 1, "%s: layers are made with this quantizer already", name);
+    const size_t bytes = static_cast<size_t>(q.kv_heads) * q.head_dim * q.head_dim * sizeof(float);
+    if (!q.feedback) {
+        void* memory = nullptr;
+        const int32_t status = context->allocate(&memory, bytes, name);
+        if (status != VI_OK) return status;
+        q.feedback = static_cast<float*>(memory);
+    }
+    VI_CUDA(context, "vi_quantizer_feedback", cudaMemcpyAsync(q.feedback, feedback, bytes, cudaMemcpyDeviceToDevice, context->stream));
+    context->constants_written = true;
+    return VI_OK;
+} VI_CATCH(context, "vi_quantizer_feedback")
+
 VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer) VI_TRY {
     VI_OPEN(context, "vi_quantizer_codebook");
     VI_REQUIRE(context, out && quantizer, "vi_quantizer_codebook: out or quantizer is NULL");
     const Quantizer& q = *quantizer->quantizer;
     VI_REQUIRE(context, q.bits < 16, "vi_quantizer_codebook: 16 bits have no codebook");
-    const size_t bytes = (static_cast<size_t>(q.codebook_heads) * q.sub_dim << q.bits) * 4;
+    const size_t bytes = (static_cast<size_t>(q.book_count()) * q.sub_dim << q.bits) * 4;
     VI_CUDA(context, "vi_quantizer_codebook", cudaMemcpyAsync(out, q.codebooks, bytes, cudaMemcpyDeviceToDevice, context->stream));
     return VI_OK;
 } VI_CATCH(context, "vi_quantizer_codebook")

@@ -4,18 +4,20 @@
 #include "page.cuh"
 
 struct Quantizer {
-    int32_t kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0, hadamard = 0, token_scale = 0;
-    // Device memory, in one allocation of `memory`. codebooks f32 [codebook_heads, 2^bits, sub_dim] as attention reads them;
-    // table: the same as int8 or f16, 4 or 8 bytes each; table_scales [codebook_heads]: codebook = table * scale;
+    int32_t kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0, codebook_parts = 0, hadamard = 0, token_scale = 0;
+    // Device memory, in one allocation of `memory`. codebooks f32 [codebook_heads, codebook_parts, 2^bits, sub_dim] as attention reads
+    // them; table: the same as int8 or f16, 4 or 8 bytes each; table_scales of each codebook: codebook = table * scale;
     // smooth [kv_heads, head_dim] or nullptr.
     void* memory = nullptr;
     float* codebooks = nullptr;
     uint8_t* table = nullptr;
     float* table_scales = nullptr;
     float* smooth = nullptr;
+    float* feedback = nullptr; // [kv_heads, head_dim, head_dim] in an allocation of its own, or nullptr
     vi_context* context = nullptr;
 
     PageFormat format() const { return {head_dim, sub_dim, bits, token_scale}; }
+    int32_t book_count() const { return codebook_heads * codebook_parts; }
     int64_t page_bytes() const { return static_cast<int64_t>(format().head_bytes()) * kv_heads; }
     ~Quantizer();
 };
@@ -32,13 +34,17 @@ struct Side {
     const float* codebooks;
     const uint8_t* table;
     const float* table_scales;
-    const float* smooth; // or nullptr
-    int32_t codebook_heads, hadamard;
+    const float *smooth, *feedback; // or nullptr
+    int32_t codebook_heads, codebook_parts, hadamard;
 
     __device__ uint8_t* page(int index, int head, int kv_heads) const {
         return pages + (static_cast<int64_t>(index) * kv_heads + head) * format.head_bytes();
     }
-    __device__ int codebook_head(int head) const { return codebook_heads == 1 ? 0 : head; }
+    __device__ int codebook_head(int head) const { return codebook_heads == 1 ? 0 : head; } // where a head has one codebook
+    __device__ const float* codebook(int head, int sub) const {
+        const int book = codebook_head(head) * codebook_parts + (codebook_parts == 1 ? 0 : sub);
+        return codebooks + (static_cast<int64_t>(book) * format.d << format.b);
+    }
 };
 
 // What kernels see of a layer.

@@ -38,5 +38,6 @@ extern "C" VI_API int32_t vi_random_normal(vi_context* context, void* out, int32
     if (dtype == VI_F32) random_normal_kernel<<<blocks, 256, 0, context->stream>>>(static_cast<float*>(out), start, mean, deviation, count);
     else random_normal_kernel<<<blocks, 256, 0, context->stream>>>(static_cast<vi_bf16*>(out), start, mean, deviation, count);
     VI_LAUNCHED(context, "vi_random_normal");
+    context->constants_written = true;
     return VI_OK;
 } VI_CATCH(context, "vi_random_normal")

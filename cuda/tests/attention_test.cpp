@@ -29,7 +29,7 @@ void check_codes(const Layer& l, int side, int slot, const std::vector<float>& x
         for (int s = 0; s < D / d; ++s) {
             double best = 1e300;
             for (int code = 0; code < 1 << h.side.b; ++code) {
-                const float* word = h.words(head) + size_t(code) * d;
+                const float* word = h.words(head, s) + size_t(code) * d;
                 double distance = 0;
                 for (int i = 0; i < d; ++i) distance += std::pow(v[s * d + i] / rms - word[i], 2);
                 if (distance < best) {
@@ -65,7 +65,7 @@ void run(const CacheCase& c, Library& cuda, Library* cpu) {
     std::vector<float> codebooks[2], smooths[2];
     for (int i = 0; i < 2; ++i) {
         const Side& s = i ? c.values : c.keys;
-        if (s.coded()) codebooks[i] = normal(random, size_t(s.codebook_heads) * s.d << s.b);
+        if (s.coded()) codebooks[i] = normal(random, size_t(s.codebook_heads) * s.parts * s.d << s.b);
         if (s.smooth) {
             smooths[i] = normal(random, size_t(c.kv_heads) * c.D);
             for (float& x : smooths[i]) x = std::exp2(x / 2);
@@ -171,12 +171,33 @@ void run(const CacheCase& c, Library& cuda, Library* cpu) {
             if (before) other.store(s, tokens[0][s], tokens[1][s], 0, before, before);
             if (c.lengths[s] - before) other.store(s, tokens[0][s], tokens[1][s], before, c.lengths[s] - before, std::max(1, c.recent));
         }
+        // Near ties of codes and steps of the token scale may be rounded either way. They are few, and the outputs of their slots differ by them.
+        std::vector<bool> same(l.slots, true);
+        int vectors = 0, differing = 0;
+        for (int s = 0; s < l.slots; ++s) {
+            const int n = c.lengths[s];
+            Memory<float> k(*cpu, size_t(n) * width), v(*cpu, size_t(n) * width);
+            OK(*cpu, vi_dequantize, k.data, v.data, other.layer, s, 0, n);
+            const std::vector<float> there[2] = {k.get(), v.get()};
+            for (int i = 0; i < 2; ++i)
+                for (size_t at = 0; at < there[i].size(); at += c.D, ++vectors) {
+                    const float* here = &decoded[i][s][at];
+                    if (relative_error(here, std::vector<double>(&there[i][at], &there[i][at] + c.D)) <= 1e-3) continue;
+                    ++differing;
+                    same[s] = false;
+                }
+        }
+        CHECK(differing <= 2 + vectors / 500, "%s: %d of %d vectors have other codes on the CPU", c.name().c_str(), differing, vectors);
         Memory<float> cq(*cpu, q), co(*cpu, result.size());
         Memory<int32_t> cs(*cpu, slots), cp(*cpu, positions);
         OK(*cpu, vi_attention, co.data, cq.data, other.layer, cs.data, cp.data, scale, rows, heads, stride);
         const std::vector<float> there = co.get();
-        const double e = relative_error(result.data(), std::vector<double>(there.begin(), there.end()));
-        CHECK(e <= 3e-3, "%s: relative error %g to the CPU", c.name().c_str(), e);
+        for (int r = 0; r < rows; ++r) {
+            if (positions[r] < 0 || !same[slots[r]]) continue;
+            const size_t at = size_t(r) * heads * c.D, count = size_t(heads) * c.D;
+            const double e = relative_error(&result[at], std::vector<double>(&there[at], &there[at] + count));
+            CHECK(e <= 3e-3, "%s: row %d: relative error %g to the CPU", c.name().c_str(), r, e);
+        }
     }
 
     // A page index outside the pages gives NaN, for that row alone.
@@ -238,18 +259,29 @@ void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int p
     const float scale = 1.5f / std::sqrt(float(D));
     Memory<float> dq(cuda, q), dk(cuda, k), dv(cuda, v), out(cuda, size_t(fresh) * heads * D);
     const int cut = fresh / 3;
-    for (int pass = 0; pass < (cut ? 2 : 1); ++pass) { // whole, then in two pieces
-        OK(cuda, vi_fill, out.data, 255, static_cast<int64_t>(out.size * 4));
-        if (pass == 0)
-            OK(cuda, vi_attention_prefill, out.data, dq.data, dk.data, dv.data, past ? l.layer : nullptr, scale, 0, past, 0, fresh, heads, kv_heads, D,
-               q_stride, kv_stride);
-        else {
-            OK(cuda, vi_attention_prefill, out.data, dq.data, dk.data, dv.data, past ? l.layer : nullptr, scale, 0, past, 0, cut, heads, kv_heads, D,
-               q_stride, kv_stride);
-            OK(cuda, vi_attention_prefill, out.data + size_t(cut) * heads * D, dq.data + size_t(cut) * q_stride, dk.data, dv.data,
-               past ? l.layer : nullptr, scale, 0, past, cut, fresh - cut, heads, kv_heads, D, q_stride, kv_stride);
+    const int half_stride = 2 * width + 8; // the same rows as bf16, keys and values side by side, NaN behind them
+    std::vector<vi_bf16> half(size_t(fresh) * half_stride, 0xffff);
+    for (int r = 0; r < fresh; ++r)
+        for (int i = 0; i < width; ++i) {
+            half[size_t(r) * half_stride + i] = bf16(k[size_t(r) * kv_stride + i]);
+            half[size_t(r) * half_stride + width + i] = bf16(v[size_t(r) * kv_stride + i]);
         }
+    Memory<vi_bf16> dh(cuda, half);
+    std::vector<float> whole;
+    for (int pass = 0; pass < 4; ++pass) { // whole, then in two pieces; f32, then bf16
+        if (pass % 2 && !cut) continue;
+        const void *keys_in = dk.data, *values_in = dv.data;
+        if (pass >= 2) keys_in = dh.data, values_in = dh.data + width;
+        const int stride = pass < 2 ? kv_stride : half_stride, dtype = pass < 2 ? VI_F32 : VI_BF16, first = pass % 2 ? cut : 0;
+        OK(cuda, vi_fill, out.data, 255, static_cast<int64_t>(out.size * 4));
+        if (first)
+            OK(cuda, vi_attention_prefill, out.data, dq.data, keys_in, values_in, past ? l.layer : nullptr, scale, 0, past, 0, cut, heads, kv_heads, D,
+               q_stride, stride, dtype);
+        OK(cuda, vi_attention_prefill, out.data + size_t(first) * heads * D, dq.data + size_t(first) * q_stride, keys_in, values_in,
+           past ? l.layer : nullptr, scale, 0, past, first, fresh - first, heads, kv_heads, D, q_stride, stride, dtype);
         const std::vector<float> result = out.get();
+        if (pass == 0) whole = result;
+        if (pass == 2) CHECK(result == whole, "%s: other bits from bf16 rows than from f32 rows, which are rounded", name.c_str());
         double difference = 0, norm = 0; // of a sample of rows and heads together: single ones of few tokens reach 1e-2
         for (int trial = 0; trial < 24; ++trial) {
             const int r = trial < 2 ? trial * (fresh - 1) : trial < 4 ? std::min(fresh - 1, std::max(0, cut - 3 + trial)) : random() % fresh;
@@ -270,7 +302,7 @@ void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int p
             for (int i = 0; i < D; ++i) difference += std::pow(found[i] - sum[i], 2), norm += sum[i] * sum[i];
         }
         const double error = std::sqrt(difference / norm);
-        CHECK(error <= 1e-2, "%s%s: relative error %g", name.c_str(), pass ? " in two pieces" : "", error);
+        CHECK(error <= 1e-2, "%s%s: relative error %g", name.c_str(), pass % 2 ? " in two pieces" : "", error);
         CHECK(std::none_of(result.begin(), result.end(), [](float x) { return std::isnan(x); }), "%s: elements are not written", name.c_str());
     }
 }
@@ -305,6 +337,19 @@ TEST(attention_128) {
 }
 TEST(attention_64) {
     for (const CacheCase& c : attention_cases(t, 64)) run(c, t.cuda, &t.cpu);
+}
+// A codebook a sub-vector, on one side or both.
+TEST(attention_parts) {
+    const std::pair<int, int> formats[] = {{2, 8}, {4, 12}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
+    for (const int D : {128, 64})
+        for (const auto& [d, b] : formats)
+            for (int sides = 1; sides < 4; ++sides) {
+                const int kv_heads = t.integer(1, 3), scaled = t.integer(0, 1);
+                const Side part{d, b, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled, D / d}, whole{4, 8, 1, 1, 1, 1};
+                CacheCase c{sides & 1 ? part : whole, sides & 2 ? part : whole, D, kv_heads, t.integer(1, 16), 4, 32, 40, {}, static_cast<unsigned>(t.random())};
+                c.lengths = {t.integer(500, 1300), t.integer(1, 70), 64 * t.integer(1, 3), 1};
+                run(c, t.cuda, &t.cpu);
+            }
 }
 // Many blocks share a row, and maxima grow along it.
 TEST(attention_long) {

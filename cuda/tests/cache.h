@@ -32,11 +32,11 @@ template <class T> struct Memory { // of one library, filled with NaN (-1, absur
 #define OK(library, name, ...) Memory<int>::check(library, (library).name((library).context __VA_OPT__(, ) __VA_ARGS__), #name)
 
 struct Side {
-    int d, b, codebook_heads, smooth, hadamard, scale;
+    int d, b, codebook_heads, smooth, hadamard, scale, parts = 1; // parts: codebooks of a head
     bool coded() const { return b < 16; }
     std::string name() const {
         if (!coded()) return "bf16";
-        return "d" + std::to_string(d) + "b" + std::to_string(b) + (codebook_heads > 1 ? "/head" : "") + (smooth ? "+smooth" : "") + (hadamard ? "+H" : "") +
+        return "d" + std::to_string(d) + "b" + std::to_string(b) + (codebook_heads > 1 ? "/head" : "") + (parts > 1 ? "/part" : "") + (smooth ? "+smooth" : "") + (hadamard ? "+H" : "") +
                (scale ? "+scale" : "");
     }
 };
@@ -88,7 +88,10 @@ struct HostSide { // one side of a layer, on the host
         if (side.smooth)
             for (int i = 0; i < D; ++i) v[i] *= smooth[head * D + i];
     }
-    const float* words(int head) const { return codebook.data() + (side.codebook_heads > 1 ? size_t(head) * side.d << side.b : 0); }
+    const float* words(int head, int sub) const {
+        const size_t book = (side.codebook_heads > 1 ? head : 0) * size_t(side.parts) + (side.parts > 1 ? sub : 0);
+        return codebook.data() + (book * side.d << side.b);
+    }
 };
 
 struct Layer { // a case's memory in one library
@@ -120,7 +123,8 @@ struct Layer { // a case's memory in one library
             h.D = c.D, h.codebook = codebooks[i], h.smooth = smooths[i];
             Memory<float> book(library, codebooks[i]), smooth(library, smooths[i]);
             OK(library, vi_quantizer_create, reinterpret_cast<uint8_t*>(&h.quantizer), h.side.coded() ? book.data : nullptr,
-               h.side.smooth ? smooth.data : nullptr, c.kv_heads, c.D, h.side.d, h.side.b, h.side.codebook_heads, h.side.hadamard, h.side.scale);
+               h.side.smooth ? smooth.data : nullptr, c.kv_heads, c.D, h.side.d, h.side.b, h.side.codebook_heads, h.side.parts,
+               h.side.hadamard, h.side.scale);
             if (h.side.coded()) {
                 OK(library, vi_quantizer_codebook, book.data, h.quantizer);
                 h.codebook = book.get();

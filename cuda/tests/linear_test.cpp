@@ -4,6 +4,8 @@
 
 namespace {
 
+const vi_bf16* const no_bf16 = nullptr;
+
 // in_features that vectors of 8 fit and that they don't; outputs that tiles fit and that they don't.
 struct Shape {
     int32_t out_features, in_features;
@@ -23,9 +25,9 @@ TEST(linear_few_rows) {
             const size_t outs = shape.out_features, ins = shape.in_features;
             Array<float> x(t, t.normal(rows * ins)), out(t, rows * outs);
             Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
-            t.call(&Functions::vi_linear, out, x, weight, bias, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("with bias", out, 2e-6);
-            t.call(&Functions::vi_linear, out, x, weight, static_cast<const vi_bf16*>(nullptr), rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("without bias", out, 2e-6);
         }
 }
@@ -39,7 +41,7 @@ TEST(linear_rows_are_equal) {
         std::vector<float> wanted;
         for (int32_t rows = 8; rows >= 1; --rows) {
             Array<float> x(t, std::vector<float>(values.begin(), values.begin() + rows * ins)), out(t, rows * outs);
-            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, static_cast<const vi_bf16*>(nullptr), rows, shape.out_features,
+            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features,
                 shape.in_features);
             const std::vector<float> found = out.read(t.cuda);
             if (rows == 8) wanted = found;
@@ -48,7 +50,7 @@ TEST(linear_rows_are_equal) {
         }
         // The last row alone.
         Array<float> x(t, std::vector<float>(values.end() - ins, values.end())), out(t, outs);
-        t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, static_cast<const vi_bf16*>(nullptr), 1, shape.out_features, shape.in_features);
+        t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, 1, shape.out_features, shape.in_features);
         const std::vector<float> found = out.read(t.cuda);
         CHECK(std::equal(found.begin(), found.end(), wanted.end() - outs), "row 7 alone differs, %d x %d", shape.out_features, shape.in_features);
     }
@@ -64,9 +66,9 @@ TEST(linear_many_rows) {
             for (float& value : values) value = f32(bf16(value));
             Array<float> x(t, values), out(t, rows * outs);
             Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
-            t.call(&Functions::vi_linear, out, x, weight, bias, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("with bias", out, 3e-5); // sums of tensor cores are cut, not rounded
-            t.call(&Functions::vi_linear, out, x, weight, static_cast<const vi_bf16*>(nullptr), rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("without bias", out, 3e-5);
         }
 }
@@ -75,6 +77,70 @@ TEST(linear_rounds_many_rows) {
     const int32_t rows = 24, outs = 200, ins = 512;
     Array<float> x(t, t.normal(rows * ins)), out(t, rows * outs);
     Array<vi_bf16> weight(t, t.normal_bf16(outs * ins));
-    t.call(&Functions::vi_linear, out, x, weight, static_cast<const vi_bf16*>(nullptr), rows, outs, ins);
+    t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, outs, ins);
     t.close("out", out, 5e-3);
+}
+
+// The norm before the product and what becomes of it; rows on both ways.
+TEST(linear_norm_and_outputs) {
+    for (const Shape shape : {Shape{18, 24}, {100, 132}, {576, 1536}, {3072, 576}})
+        for (const int32_t rows : {1, 3, 8, 20})
+            for (const bool with_norm : {false, true})
+                for (const int32_t output : {VI_OUTPUT_VALUES, VI_OUTPUT_SUM, VI_OUTPUT_SILU}) {
+                    const size_t outs = shape.out_features, ins = shape.in_features;
+                    Array<float> x(t, t.normal(rows * ins, 3)), out(t, t.normal(rows * (output == VI_OUTPUT_SILU ? outs / 2 : outs)));
+                    Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs)), norm(t, t.normal_bf16(ins, 1, 1));
+                    for (int32_t repeat = 0; repeat < 2; ++repeat) {
+                        if (with_norm) t.call(&Functions::vi_linear, out, x, weight, bias, norm, 1e-5f, VI_BF16, output, rows, shape.out_features, shape.in_features);
+                        else t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, VI_BF16, output, rows, shape.out_features, shape.in_features);
+                        t.close(output == VI_OUTPUT_SILU ? "gated" : output == VI_OUTPUT_SUM ? "sums" : "values", out, rows > 8 ? 8e-3 : 3e-6);
+                    }
+                }
+}
+
+// Packed weights. The CPU library rounds x to 8 bits, so that inputs are whole numbers up to 127 that hold one, which both take as they are.
+TEST(linear_packed) {
+    const struct { int32_t format, bytes; } formats[] = {{VI_Q8_0, 34}, {VI_Q4_0, 18}, {VI_Q4_1, 20}};
+    for (const auto [format, bytes] : formats)
+        for (const Shape shape : {Shape{1, 32}, {16, 64}, {17, 96}, {50, 576}, {300, 4096}})
+            for (const int32_t rows : {1, 3, 8, 20}) {
+                const size_t outs = shape.out_features, ins = shape.in_features, blocks = outs * ins / 32, padded = (outs + 15) / 16 * 16 * ins / 32;
+                std::vector<uint8_t> raw(blocks * bytes);
+                for (uint8_t& byte : raw) byte = static_cast<uint8_t>(t.integer(0, 255));
+                for (size_t b = 0; b < blocks; ++b) { // f16 scales 2^-7 .. 2^-5, of either sign
+                    for (int32_t k = 0; k < (format == VI_Q4_1 ? 2 : 1); ++k) {
+                        const uint16_t scale = static_cast<uint16_t>((t.integer(0, 1) << 15) | (t.integer(8, 9) << 10) | t.integer(0, 1023));
+                        std::memcpy(&raw[b * bytes + 2 * k], &scale, 2);
+                    }
+                }
+                std::vector<float> values(rows * ins);
+                for (float& value : values) value = static_cast<float>(t.integer(-126, 126));
+                for (size_t i = 0; i < values.size(); i += 32) values[i] = 127;
+                Array<uint8_t> from(t, raw), weight(t, padded * bytes);
+                Array<float> x(t, values), out(t, t.normal(rows * outs));
+                Array<vi_bf16> bias(t, t.normal_bf16(outs));
+                t.call(&Functions::vi_pack, weight, from, format, shape.out_features, shape.in_features);
+                for (const int32_t output : {VI_OUTPUT_SUM, VI_OUTPUT_VALUES}) {
+                    t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, format, output, rows, shape.out_features, shape.in_features);
+                    t.close(output == VI_OUTPUT_SUM ? "sums" : "values", out, rows > 8 ? 4e-3 : 2e-6); // many rows: weights in bf16
+                }
+                if (outs % 2 || rows > 8) continue;
+                // Normed rows meet the CPU library's rounding.
+                Array<vi_bf16> norm(t, t.normal_bf16(ins, 0.1f, 1));
+                Array<float> gated(t, rows * outs / 2);
+                t.call(&Functions::vi_linear, gated, x, weight, bias, norm, 1e-5f, format, VI_OUTPUT_SILU, rows, shape.out_features, shape.in_features);
+                t.close("gates", gated, 2e-2);
+                // The last row alone has the same bits.
+                Array<float> alone_x(t, std::vector<float>(values.end() - ins, values.end())), alone(t, outs);
+                t.call_one(t.cuda, &Functions::vi_linear, alone, alone_x, weight, bias, no_bf16, 0.0f, format, VI_OUTPUT_VALUES, 1, shape.out_features,
+                    shape.in_features);
+                const std::vector<float> wanted = out.read(t.cuda), found = alone.read(t.cuda);
+                CHECK(std::equal(found.begin(), found.end(), wanted.end() - outs), "the last of %d rows alone differs", rows);
+            }
+    Array<uint8_t> some(t, 64);
+    Array<float> x(t, 64);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_pack, some, some, VI_BF16, 1, 32);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_pack, some, some, VI_Q8_0, 1, 33);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_bf16, 0.0f, VI_Q4_0, VI_OUTPUT_VALUES, 1, 1, 40);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_bf16, 0.0f, 99, VI_OUTPUT_VALUES, 1, 1, 32);
 }
