@@ -46,7 +46,7 @@ export interface DeviceInfo {
 
 /** Memory in bytes. */
 export interface MemoryInfo {
-  /** What this device object has allocated. */
+  /** What this device object has allocated. Scratch memory of the library is not among it; `free` shows it on a GPU. */
   readonly allocated: number;
   /** The most it ever had. */
   readonly peak: number;

@@ -5,22 +5,44 @@
  */
 import { type Device, type NativePointer, type Recorded, type Resource, VecInferError } from "./device.ts";
 import { runtime } from "./ffi/library.ts";
-import { VI_BF16, VI_F16, VI_F32, VI_I32, VI_U8 } from "./ffi/symbols.ts";
+import { VI_BF16, VI_F16, VI_F32, VI_I32, VI_PACKED_ROWS, VI_Q4_0, VI_Q4_1, VI_Q8_0, VI_U8 } from "./ffi/symbols.ts";
 
-/** Element types. Activations are f32, weights bf16, ids and positions i32. */
-export type DType = "f32" | "bf16" | "f16" | "i32" | "u8";
+/** Element types of weights in blocks of 32 that share a scale, as GGUF names them. Only `pack` writes and `linear` reads them. */
+export type PackedDType = "q8_0" | "q4_0" | "q4_1";
+
+/** Element types. Activations are f32, weights bf16 or packed, ids and positions i32. */
+export type DType = "f32" | "bf16" | "f16" | "i32" | "u8" | PackedDType;
 
 /** Host arrays that tensors are read to and written from; bf16 and f16 are bits in a Uint16Array. */
 export type HostArray = Float32Array | Int32Array | Uint16Array | Uint8Array;
 
-/** The library's number and the bytes of an element of each type. */
+/** Elements of a block of a packed type. */
+export const BLOCK_ELEMENTS = 32;
+/** Rows of a panel of a packed tensor; views begin at a multiple of it. */
+export const PACKED_ROWS: number = VI_PACKED_ROWS;
+
+/** The library's number and the bytes of an element of each type; of a packed one a 32nd of a block's. */
 export const dtypes: Readonly<Record<DType, { readonly code: number; readonly bytes: number }>> = {
   f32: { code: VI_F32, bytes: 4 },
   bf16: { code: VI_BF16, bytes: 2 },
   f16: { code: VI_F16, bytes: 2 },
   i32: { code: VI_I32, bytes: 4 },
   u8: { code: VI_U8, bytes: 1 },
+  q8_0: { code: VI_Q8_0, bytes: 34 / BLOCK_ELEMENTS },
+  q4_0: { code: VI_Q4_0, bytes: 18 / BLOCK_ELEMENTS },
+  q4_1: { code: VI_Q4_1, bytes: 20 / BLOCK_ELEMENTS },
 };
+
+/** Whether a type is of packed weights. */
+export function isPacked(dtype: DType): dtype is PackedDType {
+  return dtype === "q8_0" || dtype === "q4_0" || dtype === "q4_1";
+}
+
+/** Bytes of `length` rows of `width` elements; packed rows are filled up to whole panels. */
+export function byteLengthOf(dtype: DType, length: number, width: number): number {
+  const rows = isPacked(dtype) ? Math.ceil(length / PACKED_ROWS) * PACKED_ROWS : length;
+  return rows * width * dtypes[dtype].bytes;
+}
 
 /** A host array of `length` zeros for a type. */
 function hostArray(dtype: DType, length: number): HostArray {
@@ -101,6 +123,9 @@ export class Tensor implements Disposable, Recorded {
     this.dtype = dtype;
     this.shape = shape;
     this.size = sizeOf(dtype, shape);
+    if (isPacked(dtype) && (shape.length !== 2 || shape[1] % BLOCK_ELEMENTS !== 0)) {
+      throw refuse(`Tensor: ${dtype} needs rows of a multiple of ${BLOCK_ELEMENTS}, found the shape [${shape}]`);
+    }
     this.length = shape.length === 0 ? 1 : shape[0];
     this.width = this.size / this.length;
     this.stride = from.stride ?? this.width;
@@ -154,9 +179,9 @@ export class Tensor implements Disposable, Recorded {
     return tensor;
   }
 
-  /** Bytes of its elements. */
+  /** Bytes of its elements; a packed tensor's rows are filled up to whole panels. */
   get byteLength(): number {
-    return this.size * dtypes[this.dtype].bytes;
+    return byteLengthOf(this.dtype, this.length, this.width);
   }
 
   /** The address, for ops. Throws VecInferError (DISPOSED). */
@@ -183,16 +208,19 @@ export class Tensor implements Disposable, Recorded {
 
   /** A view of the same elements in another shape. */
   view(shape: readonly number[]): Tensor {
-    this.#requireContiguous("view");
+    this.#requirePlain("view");
     if (sizeOf(this.dtype, shape) !== this.size) {
       throw refuse(`view: [${shape}] has not the ${this.size} elements of ${this}`);
     }
     return new Tensor(this.device, this.dtype, [...shape], { tensor: this });
   }
 
-  /** A view of rows `begin` to `begin + count - 1`. */
+  /** A view of rows `begin` to `begin + count - 1`; of a packed tensor from a multiple of {@linkcode PACKED_ROWS} on. */
   rows(begin: number, count: number): Tensor {
     requireRange("rows", begin, count, this.length, this);
+    if (isPacked(this.dtype) && begin % PACKED_ROWS !== 0) {
+      throw refuse(`rows: ${this} can be cut at multiples of ${PACKED_ROWS} rows, not at ${begin}`);
+    }
     const { device, dtype, stride } = this;
     return new Tensor(device, dtype, [count, ...this.shape.slice(1)], { tensor: this, offset: begin * stride, stride });
   }
@@ -200,6 +228,7 @@ export class Tensor implements Disposable, Recorded {
   /** A view [length, count] of elements `begin` to `begin + count - 1` of every row, with this tensor's stride. */
   columns(begin: number, count: number): Tensor {
     requireRange("columns", begin, count, this.width, this);
+    this.#requireUnpacked("columns");
     const { device, dtype, stride } = this;
     return new Tensor(device, dtype, [this.length, count], { tensor: this, offset: begin, stride });
   }
@@ -209,7 +238,7 @@ export class Tensor implements Disposable, Recorded {
    * in a Uint16Array or a Float32Array that is rounded to nearest even; all take numbers. Returns the tensor.
    */
   write(values: HostArray | readonly number[], offset: number = 0): this {
-    this.#requireContiguous("write");
+    this.#requirePlain("write");
     if (!Number.isInteger(offset) || offset < 0 || offset + values.length > this.size) {
       throw refuse(`write: ${values.length} values from element ${offset} on do not fit ${this}`);
     }
@@ -236,6 +265,7 @@ export class Tensor implements Disposable, Recorded {
 
   /** Waits and copies the elements to a host array: `into`, or a new one of this type (bits for bf16 and f16). */
   read<T extends HostArray = HostArray>(into?: T): T {
+    this.#requireUnpacked("read");
     const array = into ?? hostArray(this.dtype, this.size);
     if (!fits(array, this.dtype) || array.length !== this.size) {
       throw refuse(`read: ${array.constructor.name} of ${array.length} has not the elements of ${this}`);
@@ -256,7 +286,7 @@ export class Tensor implements Disposable, Recorded {
   toFloat32(): Float32Array {
     if (this.dtype === "f32") return this.read<Float32Array>();
     if (this.dtype === "i32" || this.dtype === "u8") return Float32Array.from(this.read());
-    this.#requireContiguous("toFloat32");
+    this.#requirePlain("toFloat32");
     const { device, size } = this;
     using wide = Tensor.empty(device, "f32", [size]);
     const { code } = dtypes[this.dtype];
@@ -270,8 +300,8 @@ export class Tensor implements Disposable, Recorded {
   /** Copies the elements of a tensor of the same type, size and device. Returns the tensor. */
   copyFrom(source: Tensor): this {
     const { device } = this;
-    this.#requireContiguous("copyFrom");
-    source.#requireContiguous("copyFrom");
+    this.#requirePlain("copyFrom");
+    source.#requirePlain("copyFrom");
     if (source.dtype !== this.dtype || source.size !== this.size || source.device !== device) {
       throw refuse(`copyFrom: ${source} on ${source.device.name} can't be copied to ${this} on ${device.name}`);
     }
@@ -282,7 +312,7 @@ export class Tensor implements Disposable, Recorded {
   /** Sets every element. Inside a recorded graph only 0, and any value for u8. Returns the tensor. */
   fill(value: number): this {
     const { device } = this;
-    this.#requireContiguous("fill");
+    this.#requirePlain("fill");
     if (value !== 0 && this.dtype !== "u8") return this.write(new Array<number>(this.size).fill(value));
     device.check("vi_fill", device.native.vi_fill(device.context, this.pointer, value, this.byteLength));
     return this;
@@ -293,7 +323,14 @@ export class Tensor implements Disposable, Recorded {
     return `${this.dtype} [${this.shape.join(", ")}]`;
   }
 
-  #requireContiguous(call: string): void {
+  #requireUnpacked(call: string): void {
+    if (isPacked(this.dtype)) {
+      throw refuse(`${call}: ${this} is in the library's own order; only rows can be taken of it`);
+    }
+  }
+
+  #requirePlain(call: string): void {
+    this.#requireUnpacked(call);
     if (!this.contiguous) {
       throw refuse(`${call}: the rows of ${this} are ${this.stride} elements apart; copy them first`);
     }

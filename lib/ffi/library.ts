@@ -95,14 +95,14 @@ export function textOf(bytes: Uint8Array): string {
 /**
  * OpenMP's threads spin for milliseconds at every barrier unless told otherwise before its library loads. On a machine
  * that does other work as well, that takes the very core that the late thread needs: decode of the embedded model fell
- * from hundreds of tokens a second to 3. About 10 us of spinning cover the gaps inside a step; then the thread sleeps.
+ * from hundreds of tokens a second to 3. Some 40 us of spinning cover the gaps inside a step; then the thread sleeps.
  * A GOMP_SPINCOUNT that the user has set stays.
  */
 function limitSpinning(): void {
   const text = (value: string): Uint8Array => new TextEncoder().encode(`${value}\0`);
   try {
     const { setenv } = runtime.open("libc.so.6", { setenv: ["buffer", "buffer", "i32"] });
-    setenv(text("GOMP_SPINCOUNT"), text("500"), 0);
+    setenv(text("GOMP_SPINCOUNT"), text("2000"), 0);
   } catch {
     // Another C library: its OpenMP keeps its own way of waiting.
   }

@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "b90add7e156bd9501c609a695be06088fa6c99196717ac75fffee1f1dfcf6d7a";
+export const ABI_HASH = "e461e2d115040db1104fa2276671f8b5f9c4c77b384990b5a98b0d07c2e26298";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -31,6 +31,20 @@ export const VI_F16 = 2;
 export const VI_I32 = 3;
 /** `VI_U8` of vecinfer.h. */
 export const VI_U8 = 4;
+/** blocks of 32 weights, see vi_pack */
+export const VI_Q8_0 = 5;
+/** `VI_Q4_0` of vecinfer.h. */
+export const VI_Q4_0 = 6;
+/** `VI_Q4_1` of vecinfer.h. */
+export const VI_Q4_1 = 7;
+/** what vi_linear does with its products */
+export const VI_OUTPUT_VALUES = 0;
+/** `VI_OUTPUT_SUM` of vecinfer.h. */
+export const VI_OUTPUT_SUM = 1;
+/** `VI_OUTPUT_SILU` of vecinfer.h. */
+export const VI_OUTPUT_SILU = 2;
+/** `VI_PACKED_ROWS` of vecinfer.h. */
+export const VI_PACKED_ROWS = 16;
 /** `VI_PAGE_TOKENS` of vecinfer.h. */
 export const VI_PAGE_TOKENS = 64;
 /** floats a row in the settings of vi_sample */
@@ -62,7 +76,21 @@ export const symbols = {
   vi_graph_destroy: ["pointer", "pointer"],
   vi_embedding: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_rmsnorm: ["pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32"],
-  vi_linear: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_linear: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "f32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+  ],
+  vi_pack: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_rope: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   vi_silu_mul: ["pointer", "pointer", "pointer", "i32", "i32"],
   vi_advance: ["pointer", "pointer", "i32"],
@@ -70,8 +98,22 @@ export const symbols = {
   vi_kmeans_start: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   vi_kmeans_step: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32", "i32"],
   vi_channel_max: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
-  vi_quantizer_create: ["pointer", "buffer", "pointer", "pointer", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  vi_quantizer_create: [
+    "pointer",
+    "buffer",
+    "pointer",
+    "pointer",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+  ],
   vi_quantizer_destroy: ["pointer", "pointer"],
+  vi_quantizer_feedback: ["pointer", "pointer", "pointer"],
   vi_quantizer_codebook: ["pointer", "pointer", "pointer"],
   vi_page_bytes: ["pointer", "buffer", "pointer"],
   vi_transform: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
@@ -97,6 +139,19 @@ export const symbols = {
   ],
   vi_kv_layer_destroy: ["pointer", "pointer"],
   vi_quantize: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32"],
+  vi_rope_quantize: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "i32",
+    "i32",
+    "i32",
+  ],
   vi_dequantize: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_attention: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32", "i32"],
   vi_attention_prefill: [
@@ -107,6 +162,7 @@ export const symbols = {
     "pointer",
     "pointer",
     "f32",
+    "i32",
     "i32",
     "i32",
     "i32",

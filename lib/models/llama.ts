@@ -12,8 +12,8 @@ import type { CacheShape } from "../cache/format.ts";
 import type { LlamaConfig } from "../weights/config.ts";
 import { type LlamaWeights, loadLlama } from "./llama_weights.ts";
 
-/** Rows of a prompt that pass through a layer at a time; bounds the memory for activations. */
-const PREFILL_ROWS = 512;
+/** Called once a layer's attention is in `step.attention`, and its queries, keys (after RoPE) and values in `step.qkv`. */
+export type StepObserver = (layer: number) => void;
 
 /** Called with one layer's keys (after RoPE) and values: f32 [tokens, 2, kvHeads, headDim]. */
 export type KvObserver = (layer: number, keysAndValues: Tensor) => void;
@@ -26,7 +26,24 @@ export interface PrefillOptions {
   signal?: AbortSignal;
   /** Sees keys and values before they are encoded. */
   observe?: KvObserver;
+  /** Sees a layer's queries after RoPE, f32 [rows, heads, headDim], a chunk at a time. */
+  observeQueries?: (layer: number, queries: Tensor) => void;
+  /** Replaces parts of what {@linkcode Llama.prefillPlan} says. */
+  plan?: Partial<PrefillPlan>;
 }
+
+/** The sizes and types that a prompt passes through the layers with. */
+export interface PrefillPlan {
+  /** Tokens of a chunk: the f32 activations of this many exist at a time. */
+  readonly rows: number;
+  /** Type of the prompt's keys and values of one layer, [tokens, 2, kvHeads, headDim]. */
+  readonly kv: "f32" | "bf16";
+  /** Type of the residual stream between two layers, [tokens, hidden]; inside a layer it is f32. */
+  readonly residual: "f32" | "bf16";
+}
+
+/** Bytes of residual stream that may be f32 on a GPU: 65536 tokens of 4096 channels. */
+const RESIDUAL_BYTES = 2 ** 30;
 
 /** A Llama model: weights on a device, and the two ways to run them. */
 export class Llama implements Disposable {
@@ -76,42 +93,56 @@ export class Llama implements Disposable {
   /**
    * One step: row r is token `step.ids[r]` at `step.positions[r]` of the sequence in `step.slots[r]`, for which
    * `extend` has made room. Writes `step.logits`. Allocates nothing, reads nothing back, so that it can be recorded.
+   * Between this and the next step `cache.settle` lets a cache that codes tokens in groups do so.
    */
-  forward(step: LlamaStep, cache: KvCache, rows: number): void {
+  forward(step: LlamaStep, cache: KvCache, rows: number, observe?: StepObserver): void {
     const { config, weights } = this, stride = this.sizes.qkv;
     ops.embedding(step.residual, step.ids, weights.embedding, { rows });
-    ops.rmsnorm(step.normed, step.residual, weights.layers[0].inputNorm, config.rmsNormEps, { rows });
+    const epsilon = config.rmsNormEps;
     for (let i = 0; i < config.layers; i++) {
       const layer = weights.layers[i];
-      ops.linear(step.qkv, step.normed, layer.qkv, { rows, bias: layer.qkvBias });
-      ops.rope(step.qkv, step.positions, this.#frequencies, {
-        rows,
-        heads: config.heads + config.kvHeads,
-        headDim: config.headDim,
-        stride,
-      });
-      cache.layers[i].quantize(step.keys, step.values, step.slots, step.positions, { rows, stride });
+      ops.linear(step.qkv, step.residual, layer.qkv, { rows, norm: layer.inputNorm, epsilon, bias: layer.qkvBias });
+      const queries = step.qkv, { keys, values, slots, positions } = step, { heads, kvHeads, headDim } = config;
+      const cached = cache.layers[i];
+      if (observe) { // in two calls, as the one need not leave rotated keys behind
+        ops.rope(queries, positions, this.#frequencies, { rows, heads: heads + kvHeads, headDim, stride });
+        cached.quantize(keys, values, slots, positions, { rows, stride });
+      } else {
+        cached.ropeQuantize(queries, keys, values, slots, positions, this.#frequencies, { rows, heads, stride });
+      }
       ops.attention(step.attention, step.qkv, cache.layers[i], step.slots, step.positions, {
         rows,
         heads: config.heads,
         scale: this.#scale,
         stride,
       });
-      ops.linear(step.hidden, step.attention, layer.output, { rows, bias: layer.outputBias });
-      this.#feedForward(step, i, rows);
+      observe?.(i);
+      ops.linear(step.residual, step.attention, layer.output, { rows, output: "sum", bias: layer.outputBias });
+      ops.linear(step.gated, step.residual, layer.gateUp, {
+        rows,
+        output: "silu",
+        norm: layer.postNorm,
+        epsilon,
+        bias: layer.gateUpBias,
+      });
+      ops.linear(step.residual, step.gated, layer.down, { rows, output: "sum", bias: layer.downBias });
     }
-    ops.linear(step.logits, step.normed, weights.head, { rows });
+    ops.linear(step.logits, step.residual, weights.head, { rows, norm: weights.norm, epsilon });
   }
 
-  /** From the attention's output in `step.hidden` to the next layer's (or the head's) input in `step.normed`. */
-  #feedForward(step: LlamaActivations, i: number, rows: number): void {
-    const { config, weights } = this, layer = weights.layers[i];
-    ops.rmsnorm(step.normed, step.hidden, layer.postNorm, config.rmsNormEps, { rows, residual: step.residual });
-    ops.linear(step.gateUp, step.normed, layer.gateUp, { rows, bias: layer.gateUpBias });
-    ops.siluMul(step.gated, step.gateUp, { rows });
-    ops.linear(step.hidden, step.gated, layer.down, { rows, bias: layer.downBias });
-    const norm = weights.layers[i + 1]?.inputNorm ?? weights.norm;
-    ops.rmsnorm(step.normed, step.hidden, norm, config.rmsNormEps, { rows, residual: step.residual });
+  /**
+   * How a prompt of `tokens` tokens is read.
+   *
+   * On the CPU: chunks of 512 tokens, everything in f32. On a GPU keys and values of the layer are bf16, which is what the
+   * attention there multiplies. The residual stream of all tokens is f32 up to 1 GiB of it and bf16 above, rounded once a layer;
+   * chunks have 2048 tokens, and 1024 beside a bf16 residual. So a prompt of 196608 tokens through layers of 4096
+   * channels, 8 KV heads of 128 and 14336 inner channels needs 1.61 GB (residual) + 0.81 GB (keys, values) + 0.3 to 0.4 GB (chunk and
+   * scratch memory): below 3 GB beside weights and codes.
+   */
+  prefillPlan(tokens: number): PrefillPlan {
+    if (this.device.name === "cpu") return { rows: 512, kv: "f32", residual: "f32" };
+    if (tokens * this.config.hiddenSize * 4 <= RESIDUAL_BYTES) return { rows: 2048, kv: "bf16", residual: "f32" };
+    return { rows: 1024, kv: "bf16", residual: "bf16" };
   }
 
   /**
@@ -125,9 +156,9 @@ export class Llama implements Disposable {
   }
 
   /**
-   * {@linkcode Llama.prefill} in parts: yields after every {@linkcode PREFILL_ROWS} rows of a layer, so that other work can
-   * run in between. Where the generator is left early, by an error or by `return`, the sequence is as `truncate` to its
-   * former length leaves it. Without `logits` the model's head is left out.
+   * {@linkcode Llama.prefill} in parts: yields after every chunk of a layer, so that other work can run in between. Where the
+   * generator is left early, by an error or by `return`, the sequence is as `truncate` to its former length leaves it.
+   * Without `logits` the model's head is left out.
    */
   *prefillParts(
     logits: Tensor | null,
@@ -135,80 +166,106 @@ export class Llama implements Disposable {
     ids: ArrayLike<number>,
     options: PrefillOptions = {},
   ): Generator<void, void, void> {
-    const { config, weights, device, sizes } = this, tokens = ids.length, past = sequence.length;
+    const { config, weights } = this, tokens = ids.length, past = sequence.length;
     if (tokens === 0) throw new RangeError("prefill: no tokens");
-    const before = sequence.exactFrom;
+    const before = sequence.exactFrom, chosen = { ...this.prefillPlan(tokens), ...options.plan };
+    // Who looks at keys and values gets them before any rounding.
+    const plan: PrefillPlan = options.observe ? { ...chosen, kv: "f32" } : chosen;
     sequence.extend(tokens);
-    const owned: Disposable[] = [];
-    let complete = false;
-    const empty = (dtype: "f32" | "i32", ...shape: number[]): Tensor => {
-      const tensor = Tensor.empty(device, dtype, shape);
-      owned.push(tensor);
-      return tensor;
-    };
+    let prompt: Prompt | undefined, complete = false;
     try {
-      const kvStride = 2 * sizes.kv, chunk = Math.min(tokens, PREFILL_ROWS);
-      const idTensor = empty("i32", tokens), slots = empty("i32", tokens), positions = empty("i32", tokens);
-      idTensor.write(Int32Array.from(ids));
-      slots.write(new Int32Array(tokens).fill(sequence.slot));
-      positions.write(Int32Array.from({ length: tokens }, (_, i) => past + i));
-      const residual = empty("f32", tokens, config.hiddenSize), normed = empty("f32", tokens, config.hiddenSize);
-      const kv = empty("f32", tokens, kvStride), q = empty("f32", chunk, sizes.q);
-      const attention = empty("f32", chunk, sizes.q), hidden = empty("f32", chunk, config.hiddenSize);
-      const gateUp = empty("f32", chunk, 2 * config.intermediateSize),
-        gated = empty("f32", chunk, config.intermediateSize);
-      const keys = kv.columns(0, sizes.kv), values = kv.columns(sizes.kv, sizes.kv);
-      ops.embedding(residual, idTensor, weights.embedding);
-      ops.rmsnorm(normed, residual, weights.layers[0].inputNorm, config.rmsNormEps);
+      prompt = new Prompt(this, ids, past, sequence.slot, plan);
+      const { chunk } = prompt;
+      for (let first = 0; first < tokens; first += chunk) {
+        const rows = Math.min(chunk, tokens - first), to = prompt.residual.at(first, rows);
+        ops.embedding(to, prompt.ids.rows(first, rows), weights.embedding, { rows });
+        prompt.residual.store(first, rows);
+      }
       for (let i = 0; i < config.layers; i++) {
-        const layer = weights.layers[i];
-        const qWeight = layer.qkv.rows(0, sizes.q), kvWeight = layer.qkv.rows(sizes.q, kvStride);
-        const qBias = layer.qkvBias?.rows(0, sizes.q), kvBias = layer.qkvBias?.rows(sizes.q, kvStride);
-        ops.linear(kv, normed, kvWeight, { bias: kvBias });
-        ops.rope(kv, positions, this.#frequencies, {
-          heads: config.kvHeads,
-          headDim: config.headDim,
-          stride: kvStride,
-        });
-        options.observe?.(i, kv);
+        for (let first = 0; first < tokens; first += chunk) this.#keysAndValues(prompt, i, first);
+        options.observe?.(i, prompt.kv.all);
         for (let first = 0; first < tokens; first += chunk) {
           options.signal?.throwIfAborted();
-          const rows = Math.min(chunk, tokens - first);
-          const input = normed.rows(first, rows);
-          ops.linear(q, input, qWeight, { rows, bias: qBias });
-          ops.rope(q, positions.rows(first, rows), this.#frequencies, {
-            rows,
-            heads: config.heads,
-            headDim: config.headDim,
-          });
-          ops.attentionPrefill(attention, q, keys, values, {
-            layer: past > 0 ? cacheLayer(sequence, i) : null,
-            scale: this.#scale,
-            slot: sequence.slot,
-            past,
-            first,
-            rows,
-            heads: config.heads,
-            kvHeads: config.kvHeads,
-            headDim: config.headDim,
-            kvStride,
-          });
-          ops.linear(hidden, attention, layer.output, { rows, bias: layer.outputBias });
-          this.#feedForward({ residual: residual.rows(first, rows), normed: input, hidden, gateUp, gated }, i, rows);
-          if (first + rows < tokens) yield;
+          this.#layer(prompt, i, first, sequence, past, options.observeQueries);
+          if (first + chunk < tokens) yield;
         }
         sequence.expose(sequence.exactFrom);
-        cacheLayer(sequence, i).quantize(keys, values, slots, positions, { rows: tokens, stride: kvStride });
+        for (let first = 0; first < tokens; first += chunk) {
+          const rows = Math.min(chunk, tokens - first), [keys, values] = this.#sides(prompt.kv.load(first, rows));
+          const positions = prompt.positions.rows(first, rows);
+          sequence.cache.layers[i].quantize(keys, values, prompt.slots, positions, { rows, stride: keys.stride });
+        }
         if (past > 0 && i + 1 < config.layers) sequence.expose(before);
         options.onProgress?.(i + 1, config.layers);
         if (i + 1 < config.layers) yield;
       }
-      if (logits) ops.linear(logits, normed.rows(tokens - 1, 1), weights.head, { rows: 1 });
+      if (logits) {
+        const last = prompt.residual.load(tokens - 1, 1), { norm } = weights;
+        ops.linear(logits, last, weights.head, { rows: 1, norm, epsilon: config.rmsNormEps });
+      }
       complete = true;
     } finally {
       if (!complete) sequence.truncate(past);
-      for (const tensor of owned) tensor[Symbol.dispose]();
+      prompt?.[Symbol.dispose]();
     }
+  }
+
+  /** Views of the keys and of the values in [rows, 2, kvHeads, headDim]. */
+  #sides(kv: Tensor): [Tensor, Tensor] {
+    return [kv.columns(0, this.sizes.kv), kv.columns(this.sizes.kv, this.sizes.kv)];
+  }
+
+  /** Keys and values of one layer for the chunk of a prompt that begins at token `first`. */
+  #keysAndValues(prompt: Prompt, i: number, first: number): void {
+    const { config, sizes } = this, { inputNorm: norm, qkv, qkvBias } = this.weights.layers[i];
+    const rows = Math.min(prompt.chunk, prompt.tokens - first), x = prompt.residual.load(first, rows);
+    const kv = prompt.kv.at(first, rows), stride = 2 * sizes.kv;
+    const bias = qkvBias?.rows(sizes.q, stride), epsilon = config.rmsNormEps;
+    ops.linear(kv, x, qkv.rows(sizes.q, stride), { rows, norm, epsilon, bias });
+    const { kvHeads: heads, headDim } = config;
+    ops.rope(kv, prompt.positions.rows(first, rows), this.#frequencies, { rows, heads, headDim, stride });
+    prompt.kv.store(first, rows);
+  }
+
+  /** One layer for the chunk of a prompt that begins at token `first`, over the keys and values of all its tokens. */
+  #layer(
+    prompt: Prompt,
+    i: number,
+    first: number,
+    sequence: Sequence,
+    past: number,
+    observeQueries?: PrefillOptions["observeQueries"],
+  ): void {
+    const { config, sizes } = this, layer = this.weights.layers[i], { heads, kvHeads, headDim } = config;
+    const rows = Math.min(prompt.chunk, prompt.tokens - first), x = prompt.residual.load(first, rows);
+    const epsilon = config.rmsNormEps, { q, attention, gated } = prompt;
+    const qWeight = layer.qkv.rows(0, sizes.q), qBias = layer.qkvBias?.rows(0, sizes.q);
+    ops.linear(q, x, qWeight, { rows, norm: layer.inputNorm, epsilon, bias: qBias });
+    ops.rope(q, prompt.positions.rows(first, rows), this.#frequencies, { rows, heads, headDim });
+    observeQueries?.(i, q.rows(0, rows));
+    const [keys, values] = this.#sides(prompt.kv.all);
+    ops.attentionPrefill(attention, q, keys, values, {
+      layer: past > 0 ? sequence.cache.layers[i] : null,
+      scale: this.#scale,
+      slot: sequence.slot,
+      past,
+      first,
+      rows,
+      heads,
+      kvHeads,
+      headDim,
+      kvStride: keys.stride,
+    });
+    ops.linear(x, attention, layer.output, { rows, output: "sum", bias: layer.outputBias });
+    ops.linear(gated, x, layer.gateUp, {
+      rows,
+      norm: layer.postNorm,
+      epsilon,
+      output: "silu",
+      bias: layer.gateUpBias,
+    });
+    ops.linear(x, gated, layer.down, { rows, output: "sum", bias: layer.downBias });
+    prompt.residual.store(first, rows);
   }
 
   /** Frees the weights. */
@@ -218,17 +275,82 @@ export class Llama implements Disposable {
   }
 }
 
-function cacheLayer(sequence: Sequence, layer: number): ops.KvLayer {
-  return sequence.cache.layers[layer];
+/** Rows of all tokens of a prompt, kept as f32 or rounded to bf16, and worked on as f32 a chunk at a time. */
+class PromptRows implements Disposable {
+  /** [tokens, width]. */
+  readonly all: Tensor;
+  /** f32 [chunk, width], where the rows themselves are not f32. */
+  readonly #chunk: Tensor | null;
+
+  constructor(device: Device, dtype: "f32" | "bf16", tokens: number, chunk: number, width: number) {
+    this.all = Tensor.empty(device, dtype, [tokens, width]);
+    this.#chunk = dtype === "f32" ? null : Tensor.empty(device, "f32", [chunk, width]);
+  }
+
+  /** Memory for `rows` rows from `first` on in f32; its contents are undefined. */
+  at(first: number, rows: number): Tensor {
+    return this.#chunk === null ? this.all.rows(first, rows) : this.#chunk.rows(0, rows);
+  }
+
+  /** The rows in f32. */
+  load(first: number, rows: number): Tensor {
+    const to = this.at(first, rows);
+    if (this.#chunk !== null) ops.convert(to, this.all.rows(first, rows));
+    return to;
+  }
+
+  /** Keeps what was written to the memory of `at` or `load`. */
+  store(first: number, rows: number): void {
+    if (this.#chunk !== null) ops.convert(this.all.rows(first, rows), this.#chunk.rows(0, rows));
+  }
+
+  [Symbol.dispose](): void {
+    this.all[Symbol.dispose]();
+    this.#chunk?.[Symbol.dispose]();
+  }
 }
 
-/** Activations between attention and the next layer, [rows, ...] in f32. */
-interface LlamaActivations {
-  residual: Tensor;
-  normed: Tensor;
-  hidden: Tensor;
-  gateUp: Tensor;
-  gated: Tensor;
+/** Memory of {@linkcode Llama.prefillParts}: of all tokens residual stream, keys and values of one layer; the rest a chunk. */
+class Prompt implements Disposable {
+  readonly tokens: number;
+  readonly chunk: number;
+  readonly ids: Tensor;
+  readonly positions: Tensor;
+  readonly slots: Tensor;
+  readonly residual: PromptRows;
+  readonly kv: PromptRows;
+  readonly q: Tensor;
+  readonly attention: Tensor;
+  readonly gated: Tensor;
+  readonly #owned: DisposableStack = new DisposableStack();
+
+  constructor(model: Llama, ids: ArrayLike<number>, past: number, slot: number, plan: PrefillPlan) {
+    const { device, config, sizes } = model, tokens = ids.length, chunk = Math.min(tokens, plan.rows);
+    if (!Number.isInteger(chunk) || chunk < 1) {
+      throw new RangeError(`prefill: rows is ${plan.rows}; at least 1 is needed`);
+    }
+    const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
+    const rows = (width: number) => keep(Tensor.empty(device, "f32", [chunk, width]));
+    this.tokens = tokens;
+    this.chunk = chunk;
+    try {
+      this.ids = keep(Tensor.from(device, Int32Array.from(ids)));
+      this.positions = keep(Tensor.from(device, Int32Array.from({ length: tokens }, (_, i) => past + i)));
+      this.slots = keep(Tensor.from(device, new Int32Array(chunk).fill(slot)));
+      this.residual = keep(new PromptRows(device, plan.residual, tokens, chunk, config.hiddenSize));
+      this.kv = keep(new PromptRows(device, plan.kv, tokens, chunk, 2 * sizes.kv));
+      this.q = rows(sizes.q);
+      this.attention = rows(sizes.q);
+      this.gated = rows(config.intermediateSize);
+    } catch (error) {
+      this.#owned.dispose();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
 }
 
 /** Preallocated memory of {@linkcode Llama.forward} for up to `rows` rows; addresses stay fixed. */
@@ -246,10 +368,6 @@ export class LlamaStep implements Disposable {
   /** @internal */
   readonly residual: Tensor;
   /** @internal */
-  readonly normed: Tensor;
-  /** @internal */
-  readonly hidden: Tensor;
-  /** @internal */
   readonly qkv: Tensor;
   /** @internal A view of qkv. */
   readonly keys: Tensor;
@@ -257,8 +375,6 @@ export class LlamaStep implements Disposable {
   readonly values: Tensor;
   /** @internal */
   readonly attention: Tensor;
-  /** @internal */
-  readonly gateUp: Tensor;
   /** @internal */
   readonly gated: Tensor;
   readonly #owned: Tensor[] = [];
@@ -277,13 +393,10 @@ export class LlamaStep implements Disposable {
     this.positions = make("i32", rows);
     this.logits = make("f32", rows, config.vocabularySize);
     this.residual = make("f32", rows, config.hiddenSize);
-    this.normed = make("f32", rows, config.hiddenSize);
-    this.hidden = make("f32", rows, config.hiddenSize);
     this.qkv = make("f32", rows, sizes.qkv);
     this.keys = this.qkv.columns(sizes.q, sizes.kv);
     this.values = this.qkv.columns(sizes.q + sizes.kv, sizes.kv);
     this.attention = make("f32", rows, sizes.q);
-    this.gateUp = make("f32", rows, 2 * config.intermediateSize);
     this.gated = make("f32", rows, config.intermediateSize);
   }
 

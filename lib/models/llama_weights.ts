@@ -1,17 +1,16 @@
 /**
- * The weights of a Llama model: read from safetensors, brought to bf16, and joined where one product can do the work
- * of several (q, k, v; gate, up).
+ * The weights of a Llama model: in bf16, or packed where the file has them so, and joined where one product can do the
+ * work of several (q, k, v; gate, up).
  *
  * @module
  */
 
 import type { Device } from "../device.ts";
-import { Tensor } from "../tensor.ts";
-import { convert } from "../ops/mod.ts";
+import { BLOCK_ELEMENTS, byteLengthOf, type DType, PACKED_ROWS, Tensor } from "../tensor.ts";
 import { type LlamaConfig, readModelConfig } from "../weights/config.ts";
-import { openModel, type Safetensors, WeightsError } from "../weights/safetensors.ts";
+import { type LlamaFile, openLlama } from "./llama_file.ts";
 
-/** One layer's weights, bf16 [out, in]; norms [hidden]. */
+/** One layer's weights, bf16 or packed [out, in]; norms and biases bf16. */
 export interface LlamaLayer {
   /** Norm before attention. */
   inputNorm: Tensor;
@@ -43,7 +42,10 @@ export class LlamaWeights implements Disposable {
   layers: LlamaLayer[] = [];
   /** Norm before the head. */
   norm!: Tensor;
-  /** Output projection, bf16 [vocabulary, hidden]; the embedding itself where they are tied. */
+  /**
+   * Output projection [vocabulary, hidden]. Where it is tied to the embedding: the embedding itself, or, of a file that has
+   * it packed, a packed copy, which reads half the bytes or less a token.
+   */
   head!: Tensor;
   readonly #device: Device;
   readonly #owned: Tensor[] = [];
@@ -55,7 +57,12 @@ export class LlamaWeights implements Disposable {
 
   /** Allocates a bf16 tensor that lives as long as these weights. */
   allocate(...shape: number[]): Tensor {
-    const tensor = Tensor.empty(this.#device, "bf16", shape);
+    return this.allocateAs("bf16", ...shape);
+  }
+
+  /** The same of another type. */
+  allocateAs(dtype: DType, ...shape: number[]): Tensor {
+    const tensor = Tensor.empty(this.#device, dtype, shape);
     this.#owned.push(tensor);
     return tensor;
   }
@@ -71,37 +78,79 @@ export class LlamaWeights implements Disposable {
   }
 }
 
-/** Bytes of one read from a file. */
-const READ_BYTES = 16 << 20;
+/** Matrices of a file that are joined to one, each with its rows, and the width of all. */
+interface Joined {
+  names: readonly (readonly [string, number])[];
+  width: number;
+}
 
-/** Reads config.json and the weights of a model folder. Progress counts bytes of the files. */
+/** The matrices of the layer whose tensors' names begin with `at`. */
+function layerMatrices(config: LlamaConfig, at: string): Record<"qkv" | "output" | "gateUp" | "down", Joined> {
+  const { hiddenSize, intermediateSize, headDim } = config, qSize = config.heads * headDim;
+  const kvSize = config.kvHeads * headDim;
+  const attention = (name: string, rows: number) => [`${at}.self_attn.${name}_proj.weight`, rows] as const;
+  const mlp = (name: string, rows: number) => [`${at}.mlp.${name}_proj.weight`, rows] as const;
+  return {
+    qkv: { names: [attention("q", qSize), attention("k", kvSize), attention("v", kvSize)], width: hiddenSize },
+    output: { names: [attention("o", hiddenSize)], width: qSize },
+    gateUp: { names: [mlp("gate", intermediateSize), mlp("up", intermediateSize)], width: hiddenSize },
+    down: { names: [mlp("down", hiddenSize)], width: intermediateSize },
+  };
+}
+
+const EMBEDDING = "model.embed_tokens.weight";
+
+/** The output projection, or undefined where the embedding itself serves. */
+function headMatrix(config: LlamaConfig, file: LlamaFile): Joined | undefined {
+  const { tieWordEmbeddings: tied, vocabularySize, hiddenSize } = config;
+  if (tied && file.format(EMBEDDING) === "bf16") return undefined;
+  return { names: [[tied ? EMBEDDING : "lm_head.weight", vocabularySize]], width: hiddenSize };
+}
+
+/** Packed where all parts are in one format and cut at whole panels, else bf16. */
+function joinedType(file: LlamaFile, { names, width }: Joined): DType {
+  const [format, ...others] = names.map(([name]) => file.format(name));
+  const whole = width % BLOCK_ELEMENTS === 0 && names.slice(0, -1).every(([, rows]) => rows % PACKED_ROWS === 0);
+  return whole && others.every((other) => other === format) ? format : "bf16";
+}
+
+/** Bytes that the weights of a model folder or a GGUF file take on a device, from the heads of the files. */
+export function llamaBytes(path: string): number {
+  const config = readModelConfig(path), { layers, hiddenSize, vocabularySize } = config;
+  using file = openLlama(path, config.headDim);
+  const rowsOf = ({ names }: Joined) => names.reduce((sum, [, rows]) => sum + rows, 0);
+  const bytesOf = (matrix: Joined) => byteLengthOf(joinedType(file, matrix), rowsOf(matrix), matrix.width);
+  let bytes = 2 * (vocabularySize * hiddenSize + hiddenSize);
+  for (let i = 0; i < layers; i++) {
+    const { qkv, output, gateUp, down } = layerMatrices(config, `model.layers.${i}`);
+    for (const matrix of [qkv, output, gateUp, down]) bytes += bytesOf(matrix);
+    const biases = [...config.attentionBias ? [qkv, output] : [], ...config.mlpBias ? [gateUp, down] : []];
+    bytes += 2 * (2 * hiddenSize + biases.reduce((sum, matrix) => sum + rowsOf(matrix), 0));
+  }
+  const head = headMatrix(config, file);
+  return bytes + (head ? bytesOf(head) : 0);
+}
+
+/** Reads configuration and weights of a model folder or a GGUF file. Progress counts bytes of the files. */
 export async function loadLlama(
   device: Device,
   folder: string,
   options: { onProgress?: (bytes: number, total: number) => void; signal?: AbortSignal } = {},
 ): Promise<{ config: LlamaConfig; weights: LlamaWeights }> {
   const config = readModelConfig(folder);
-  using file = openModel(folder);
+  using file = openLlama(folder, config.headDim);
   const weights = new LlamaWeights(device);
-  const { hiddenSize, intermediateSize, vocabularySize } = config, qSize = config.heads * config.headDim;
-  const kvSize = config.kvHeads * config.headDim;
-  const total = file.names.reduce((sum, name) => sum + file.info(name).byteLength, 0);
+  const { hiddenSize, vocabularySize } = config;
   let done = 0;
   const fill = async (target: Tensor, name: string): Promise<void> => {
-    read(file, name, target);
-    done += file.info(name).byteLength;
-    options.onProgress?.(done, total);
+    done += file.fill(target, name);
+    options.onProgress?.(Math.min(done, file.bytes), file.bytes);
     // A pause for the event loop, so that progress shows and an abort is heard.
     await new Promise((resolve) => setTimeout(resolve, 0));
     options.signal?.throwIfAborted();
   };
-  const single = async (name: string, ...shape: number[]): Promise<Tensor> => {
-    const tensor = weights.allocate(...shape);
-    await fill(tensor, name);
-    return tensor;
-  };
-  const joined = async (names: [string, number][], ...inner: number[]): Promise<Tensor> => {
-    const tensor = weights.allocate(names.reduce((sum, [, rows]) => sum + rows, 0), ...inner);
+  const joined = async (dtype: DType, names: Joined["names"], ...inner: number[]): Promise<Tensor> => {
+    const tensor = weights.allocateAs(dtype, names.reduce((sum, [, rows]) => sum + rows, 0), ...inner);
     let begin = 0;
     for (const [name, rows] of names) {
       await fill(tensor.rows(begin, rows), name);
@@ -109,58 +158,34 @@ export async function loadLlama(
     }
     return tensor;
   };
+  const single = (name: string, ...shape: number[]): Promise<Tensor> =>
+    joined("bf16", [[name, shape[0]]], ...shape.slice(1));
+  const matrix = (parts: Joined): Promise<Tensor> => joined(joinedType(file, parts), parts.names, parts.width);
+  const biases = ({ names }: Joined): Promise<Tensor> =>
+    joined("bf16", names.map(([name, rows]) => [name.replace(/weight$/, "bias"), rows]));
   try {
-    weights.embedding = await single("model.embed_tokens.weight", vocabularySize, hiddenSize);
+    weights.embedding = await single(EMBEDDING, vocabularySize, hiddenSize);
     for (let i = 0; i < config.layers; i++) {
-      const at = `model.layers.${i}`, qkv = ["q", "k", "v"].map((n) => `${at}.self_attn.${n}_proj`);
-      const sizes = [qSize, kvSize, kvSize], gateUp = ["gate", "up"].map((n) => `${at}.mlp.${n}_proj`);
+      const at = `model.layers.${i}`, { qkv, output, gateUp, down } = layerMatrices(config, at);
       weights.layers.push({
         inputNorm: await single(`${at}.input_layernorm.weight`, hiddenSize),
-        qkv: await joined(qkv.map((name, j) => [`${name}.weight`, sizes[j]]), hiddenSize),
-        qkvBias: config.attentionBias ? await joined(qkv.map((name, j) => [`${name}.bias`, sizes[j]])) : undefined,
-        output: await single(`${at}.self_attn.o_proj.weight`, hiddenSize, qSize),
-        outputBias: config.attentionBias ? await single(`${at}.self_attn.o_proj.bias`, hiddenSize) : undefined,
+        qkv: await matrix(qkv),
+        qkvBias: config.attentionBias ? await biases(qkv) : undefined,
+        output: await matrix(output),
+        outputBias: config.attentionBias ? await biases(output) : undefined,
         postNorm: await single(`${at}.post_attention_layernorm.weight`, hiddenSize),
-        gateUp: await joined(gateUp.map((name) => [`${name}.weight`, intermediateSize]), hiddenSize),
-        gateUpBias: config.mlpBias ? await joined(gateUp.map((name) => [`${name}.bias`, intermediateSize])) : undefined,
-        down: await single(`${at}.mlp.down_proj.weight`, hiddenSize, intermediateSize),
-        downBias: config.mlpBias ? await single(`${at}.mlp.down_proj.bias`, hiddenSize) : undefined,
+        gateUp: await matrix(gateUp),
+        gateUpBias: config.mlpBias ? await biases(gateUp) : undefined,
+        down: await matrix(down),
+        downBias: config.mlpBias ? await biases(down) : undefined,
       });
     }
     weights.norm = await single("model.norm.weight", hiddenSize);
-    weights.head = config.tieWordEmbeddings
-      ? weights.embedding
-      : await single("lm_head.weight", vocabularySize, hiddenSize);
+    const head = headMatrix(config, file);
+    weights.head = head ? await matrix(head) : weights.embedding;
   } catch (error) {
     weights[Symbol.dispose]();
     throw error;
   }
   return { config, weights };
-}
-
-/** Copies one tensor of a file to the device, as bf16, in pieces. */
-function read(file: Safetensors, name: string, target: Tensor): void {
-  const { dtype, shape, byteLength } = file.info(name);
-  if (shape.length !== target.shape.length || shape.some((n, i) => n !== target.shape[i])) {
-    throw new WeightsError(`${file.path}: ${name} has shape [${shape}], config.json needs [${target.shape}]`);
-  }
-  if (dtype !== "BF16" && dtype !== "F16" && dtype !== "F32") {
-    throw new WeightsError(`${file.path}: ${name} is ${dtype}; BF16, F16 and F32 weights are read`);
-  }
-  const size = dtype === "F32" ? 4 : 2, flat = target.view([byteLength / size]);
-  const buffer = new Uint8Array(Math.min(byteLength, READ_BYTES));
-  using staging = dtype === "BF16"
-    ? undefined
-    : Tensor.empty(target.device, dtype === "F32" ? "f32" : "f16", [buffer.byteLength / size]);
-  for (let offset = 0; offset < byteLength; offset += buffer.byteLength) {
-    const piece = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - offset)), count = piece.byteLength / size;
-    file.readInto(name, offset, piece);
-    const part = flat.rows(offset / size, count);
-    if (staging) {
-      staging.write(
-        dtype === "F32" ? new Float32Array(piece.buffer, 0, count) : new Uint16Array(piece.buffer, 0, count),
-      );
-      convert(part, staging.rows(0, count));
-    } else part.write(new Uint16Array(piece.buffer, 0, count));
-  }
 }

@@ -1,5 +1,5 @@
 /** Attention over the cache, and over a prompt. @module */
-import type { Tensor } from "../tensor.ts";
+import { dtypes, type Tensor } from "../tensor.ts";
 import { expectInteger, expectNumber, expectRows, expectStrided, mismatch, type StrideOptions } from "./check.ts";
 import { expectLayer, type KvLayer } from "./kv_layer.ts";
 
@@ -78,7 +78,8 @@ export interface AttentionPrefillOptions {
 /**
  * Exact causal attention of a prompt over its own keys and values, which are not in the cache yet, and over `past`
  * tokens that are. Query row r is fresh token first + r and sees fresh tokens 0 to first + r and all past ones. out and q
- * f32 [rows, heads, headDim], keys and values f32 [first + rows or more, kvHeads, headDim].
+ * f32 [rows, heads, headDim], keys and values both f32 or both bf16 [first + rows or more, kvHeads, headDim]. Rows of bf16
+ * begin at multiples of 16 bytes and are read where they are; CUDA rounds f32 rows to bf16, all of them on every call.
  */
 export function attentionPrefill(
   out: Tensor,
@@ -108,8 +109,9 @@ export function attentionPrefill(
   }
   expectRows(op, "out", out, device, "f32", rows, heads * headDim);
   expectStrided(op, "q", q, device, rows, heads * headDim, qStride);
-  expectStrided(op, "keys", keys, device, first + rows, kvHeads * headDim, kvStride);
-  expectStrided(op, "values", values, device, first + rows, kvHeads * headDim, kvStride);
+  const dtype = keys.dtype === "bf16" ? "bf16" : "f32";
+  expectStrided(op, "keys", keys, device, first + rows, kvHeads * headDim, kvStride, dtype);
+  expectStrided(op, "values", values, device, first + rows, kvHeads * headDim, kvStride, dtype);
   const status = device.native.vi_attention_prefill(
     device.context,
     out.pointer,
@@ -127,6 +129,7 @@ export function attentionPrefill(
     headDim,
     qStride,
     kvStride,
+    dtypes[dtype].code,
   );
   if (status !== 0) device.check("vi_attention_prefill", status);
 }

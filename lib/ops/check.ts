@@ -84,7 +84,7 @@ export function expectSize(
   throw mismatch(op, argument, `${dtype} of ${size} elements`, found(tensor));
 }
 
-/** Requires room for `rows` rows of `width` f32 elements, `stride` elements apart. */
+/** Requires room for `rows` rows of `width` elements, `stride` elements apart. */
 export function expectStrided(
   op: string,
   argument: string,
@@ -93,12 +93,13 @@ export function expectStrided(
   rows: number,
   width: number,
   stride: number,
+  dtype: DType = "f32",
 ): void {
   if (tensor.device !== device) throw elsewhere(op, argument, tensor, device);
   const fits = Number.isInteger(stride) && stride >= width &&
     (rows === 0 || (rows - 1) * stride + width <= tensor.extent);
-  if (tensor.dtype === "f32" && fits) return;
-  throw mismatch(op, argument, `f32 [${rows}, ${width}], rows ${stride} elements apart`, found(tensor));
+  if (tensor.dtype === dtype && fits) return;
+  throw mismatch(op, argument, `${dtype} [${rows}, ${width}], rows ${stride} elements apart`, found(tensor));
 }
 
 /** The library's address of an optional tensor. */

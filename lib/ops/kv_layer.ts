@@ -46,6 +46,12 @@ export interface KvLayerOptions {
   readonly recent: number;
 }
 
+/** Options of {@linkcode KvLayer.ropeQuantize}. */
+export interface RopeQuantizeOptions extends StrideOptions {
+  /** Query heads, from the start of each row; by default all of `queries`. */
+  readonly heads?: number;
+}
+
 /** Keys and values of one layer for several sequences: pages of codes, and first and newest tokens in bf16. */
 export class KvLayer implements Disposable, Recorded {
   /** The device it belongs to. */
@@ -169,6 +175,47 @@ export class KvLayer implements Disposable, Recorded {
       stride,
     );
     if (status !== 0) device.check("vi_quantize", status);
+  }
+
+  /**
+   * Rotates queries, f32 [rows, heads, headDim], in place and keys, as {@linkcode rope} does, then stores those keys and
+   * the values as {@linkcode KvLayer.quantize}: one pass between a decode step's products and its attention. queries,
+   * keys and values have one row stride, frequencies are f32 [headDim / 2]. What stands in `keys` afterwards is undefined.
+   */
+  ropeQuantize(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    slots: Tensor,
+    positions: Tensor,
+    frequencies: Tensor,
+    options: RopeQuantizeOptions = {},
+  ): void {
+    const { device, headDim } = this, { rows = keys.length, stride = keys.stride } = options;
+    const { heads = queries.width / headDim } = options;
+    const op = "KvLayer.ropeQuantize", width = this.kvHeads * headDim;
+    expectInteger(op, "rows", rows);
+    expectInteger(op, "heads", heads, 1);
+    expectStrided(op, "queries", queries, device, rows, heads * headDim, stride);
+    expectStrided(op, "keys", keys, device, rows, width, stride);
+    expectStrided(op, "values", values, device, rows, width, stride);
+    expectRows(op, "slots", slots, device, "i32", rows, 1);
+    expectRows(op, "positions", positions, device, "i32", rows, 1);
+    expectSize(op, "frequencies", frequencies, device, "f32", headDim / 2);
+    const status = device.native.vi_rope_quantize(
+      device.context,
+      this.pointer,
+      queries.pointer,
+      keys.pointer,
+      values.pointer,
+      slots.pointer,
+      positions.pointer,
+      frequencies.pointer,
+      rows,
+      heads,
+      stride,
+    );
+    if (status !== 0) device.check("vi_rope_quantize", status);
   }
 
   /**

@@ -13,12 +13,19 @@ export interface QuantizerOptions {
   readonly subDim: number;
   /** Bits of a code: with subDim 2: 8; 4: 6, 8, 10, 12; 8: 8, 12; 1: 16, which keeps bf16 and has no codebook. */
   readonly bits: number;
-  /** f32 [codebookHeads, 2^bits, subDim]; copied. */
+  /** f32 [codebookHeads, codebookParts, 2^bits, subDim]; copied. */
   readonly codebooks?: Tensor | null;
   /** 1, or one a KV head; by default the codebooks' first dimension. */
   readonly codebookHeads?: number;
+  /** 1, or headDim / subDim: one a sub-vector, as MILLION and CQ have them. Default 1. */
+  readonly codebookParts?: number;
   /** Smooth factors, f32 [kvHeads, headDim]; copied. */
   readonly smooth?: Tensor | null;
+  /**
+   * How the errors of earlier sub-vectors go into later ones, f32 [kvHeads, headDim, headDim]; copied. Its formula is that of
+   * `vi_quantizer_feedback` in `cuda/include/vecinfer.h`.
+   */
+  readonly feedback?: Tensor | null;
   /** Whether the transform has the Walsh-Hadamard matrix. Default false. */
   readonly hadamard?: boolean;
   /** Whether each vector keeps a scale of 8 bits. Default false. */
@@ -50,28 +57,35 @@ export class Quantizer implements Disposable, Recorded {
   readonly bits: number;
   /** Codebooks: 1 or one a KV head; 0 without codebook. */
   readonly codebookHeads: number;
+  /** Codebooks a head: 1 or one a sub-vector; 0 without codebook. */
+  readonly codebookParts: number;
   /** Bytes of a page of all KV heads: 64 tokens. */
   readonly pageBytes: number;
   readonly #resource: Resource;
 
   /** Makes a quantizer. Throws VecInferError: UNSUPPORTED for a head dimension that the library has no code for. */
   constructor(device: Device, options: QuantizerOptions) {
-    const { kvHeads, headDim, subDim, bits, codebooks, smooth, hadamard = false, tokenScale = false } = options;
+    const { kvHeads, headDim, subDim, bits, codebooks, smooth, feedback } = options;
+    const { hadamard = false, tokenScale = false } = options;
     const op = "Quantizer", { native } = device, out = new Uint8Array(8);
-    const { codebookHeads = codebooks?.length ?? 0 } = options;
+    const { codebookHeads = codebooks?.length ?? 0, codebookParts = 1 } = options;
     expectInteger(op, "kvHeads", kvHeads, 1);
     expectInteger(op, "headDim", headDim, 1);
     expectInteger(op, "subDim", subDim, 1, 16);
     expectInteger(op, "bits", bits, 1, 16);
     expectInteger(op, "codebookHeads", codebookHeads);
-    if (codebooks) expectSize(op, "codebooks", codebooks, device, "f32", codebookHeads * 2 ** bits * subDim);
+    expectInteger(op, "codebookParts", codebookParts);
+    const size = codebookHeads * codebookParts * 2 ** bits * subDim;
+    if (codebooks) expectSize(op, "codebooks", codebooks, device, "f32", size);
     if (smooth) expectSize(op, "smooth", smooth, device, "f32", kvHeads * headDim);
+    if (feedback) expectSize(op, "feedback", feedback, device, "f32", kvHeads * headDim * headDim);
     this.device = device;
     this.kvHeads = kvHeads;
     this.headDim = headDim;
     this.subDim = subDim;
     this.bits = bits;
     this.codebookHeads = codebooks ? codebookHeads : 0;
+    this.codebookParts = codebooks ? codebookParts : 0;
     const status = native.vi_quantizer_create(
       device.context,
       out,
@@ -82,11 +96,19 @@ export class Quantizer implements Disposable, Recorded {
       subDim,
       bits,
       codebookHeads,
+      codebookParts,
       Number(hadamard),
       Number(tokenScale),
     );
     device.check("vi_quantizer_create", status);
     this.#resource = device.adopt(this, out, "vi_quantizer_destroy", "Quantizer");
+    if (feedback) {
+      const given = native.vi_quantizer_feedback(device.context, this.pointer, feedback.pointer);
+      if (given !== 0) {
+        this.#resource.free();
+        device.check("vi_quantizer_feedback", given);
+      }
+    }
     device.check("vi_page_bytes", native.vi_page_bytes(device.context, out, this.pointer));
     this.pageBytes = Number(new DataView(out.buffer).getBigInt64(0, true));
   }
@@ -108,10 +130,11 @@ export class Quantizer implements Disposable, Recorded {
     return this.#resource.disposed();
   }
 
-  /** Writes the codebooks as attention reads them, perhaps rounded, to `out`, f32 [codebookHeads, 2^bits, subDim]. */
+  /** Writes the codebooks as attention reads them, perhaps rounded, to `out`, f32 [codebookHeads, codebookParts, 2^bits, subDim]. */
   codebook(out: Tensor): void {
-    const { device } = this;
-    expectSize("Quantizer.codebook", "out", out, device, "f32", this.codebookHeads * 2 ** this.bits * this.subDim);
+    const { device, codebookHeads, codebookParts, bits, subDim } = this;
+    const size = codebookHeads * codebookParts * 2 ** bits * subDim;
+    expectSize("Quantizer.codebook", "out", out, device, "f32", size);
     const { native, context } = device;
     device.check("vi_quantizer_codebook", native.vi_quantizer_codebook(context, out.pointer, this.pointer));
   }

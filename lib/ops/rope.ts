@@ -25,6 +25,12 @@ export type RopeFrequencyScaling =
     readonly highFrequencyFactor: number;
     /** Context of pre-training, tokens. */
     readonly originalContextLength: number;
+  }
+  | {
+    /** Each frequency divided by a factor of its own. */
+    readonly type: "factors";
+    /** Divisors, headDim / 2 of them. */
+    readonly factors: readonly number[];
   };
 
 /** What the frequencies of a model follow from. */
@@ -44,16 +50,21 @@ export interface RopeConfig {
 export function ropeFrequencies(config: RopeConfig): Float32Array {
   const { headDim, ropeTheta, ropeScaling } = config;
   expectInteger("ropeFrequencies", "headDim / 2", headDim / 2, 1);
+  if (ropeScaling?.type === "factors" && ropeScaling.factors.length !== headDim / 2) {
+    throw mismatch("ropeFrequencies", "factors", `${headDim / 2} of them`, ropeScaling.factors.length);
+  }
   const scale = frequencyScale(ropeScaling ?? { type: "default" });
-  return Float32Array.from({ length: headDim / 2 }, (_, i) => scale(ropeTheta ** (-2 * i / headDim)));
+  return Float32Array.from({ length: headDim / 2 }, (_, i) => scale(ropeTheta ** (-2 * i / headDim), i));
 }
 
-function frequencyScale(scaling: RopeFrequencyScaling): (frequency: number) => number {
+function frequencyScale(scaling: RopeFrequencyScaling): (frequency: number, i: number) => number {
   switch (scaling.type) {
     case "default":
       return (frequency) => frequency;
     case "linear":
       return (frequency) => frequency / scaling.factor;
+    case "factors":
+      return (frequency, i) => frequency / scaling.factors[i];
     case "llama3": {
       // With n the turns of a frequency in the original context, the kept part grows linearly from n = low to n = high.
       const { factor, lowFrequencyFactor: low, highFrequencyFactor: high, originalContextLength } = scaling;
@@ -67,7 +78,7 @@ function frequencyScale(scaling: RopeFrequencyScaling): (frequency: number) => n
       throw mismatch(
         "ropeFrequencies",
         "ropeScaling",
-        "default, linear or llama3",
+        "default, linear, llama3 or factors",
         JSON.stringify((scaling as { type: unknown }).type),
       );
   }

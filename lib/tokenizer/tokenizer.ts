@@ -48,6 +48,20 @@ export interface ChatTemplateOptions {
 
 type Json = Record<string, unknown>;
 
+/** What a tokenizer is made from. */
+export interface TokenizerSource {
+  /** The file, for messages. */
+  readonly path: string;
+  /** The content of a `tokenizer.json`. */
+  readonly description: Record<string, unknown>;
+  /** The content of a `tokenizer_config.json`. */
+  readonly config: Record<string, unknown>;
+  /** Ids that end a text or an answer, besides the configuration's `eos_token`. */
+  readonly eosIds: readonly number[];
+  /** Chat templates by name; "default" is the usual one. */
+  readonly templates: ReadonlyMap<string, string>;
+}
+
 /** A model's tokenizer. */
 export class Tokenizer {
   /** Ids and their bytes; what a {@link Detokenizer} is made from. */
@@ -63,11 +77,10 @@ export class Tokenizer {
   #plainEncoder: HuggingFaceTokenizer | undefined;
   readonly #templates: ReadonlyMap<string, string>;
 
-  private constructor(folder: string) {
-    this.#path = join(folder, "tokenizer.json");
-    this.#description = corrected(readJson(this.#path));
-    const configPath = join(folder, "tokenizer_config.json");
-    this.#config = existsSync(configPath) ? readJson(configPath) : {};
+  private constructor(source: TokenizerSource) {
+    this.#path = source.path;
+    this.#description = corrected(source.description);
+    this.#config = source.config;
     const { vocabulary, added, decoder } = checked(this.#path, this.#description);
     try {
       this.vocabulary = new Vocabulary(vocabulary, added, decoder);
@@ -77,8 +90,8 @@ export class Tokenizer {
     }
     this.bosId = this.#namedId("bos_token") ?? null;
     const eosId = this.#namedId("eos_token");
-    this.eosIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...generationEosIds(folder)])];
-    this.#templates = readTemplates(folder, configPath, this.#config);
+    this.eosIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...source.eosIds])];
+    this.#templates = source.templates;
   }
 
   /**
@@ -86,7 +99,16 @@ export class Tokenizer {
    * `generation_config.json` where they are. Throws {@link TokenizerError} that names the file and the cause.
    */
   static open(folder: string): Tokenizer {
-    return new Tokenizer(folder);
+    const path = join(folder, "tokenizer.json"), description = readJson(path);
+    const configPath = join(folder, "tokenizer_config.json");
+    const config = existsSync(configPath) ? readJson(configPath) : {};
+    const eosIds = generationEosIds(folder), templates = readTemplates(folder, configPath, config);
+    return new Tokenizer({ path, description, config, eosIds, templates });
+  }
+
+  /** Makes a tokenizer from the contents of its files, wherever they come from. Throws {@link TokenizerError}. */
+  static from(source: TokenizerSource): Tokenizer {
+    return new Tokenizer(source);
   }
 
   /** One more than the largest token id. A model's embedding may have more rows. */

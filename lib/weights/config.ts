@@ -5,9 +5,11 @@
  * @module
  */
 
-import { existsSync } from "node:fs";
+import { existsSync, type Stats, statSync } from "node:fs";
 import { join } from "node:path";
-import { isObject, type JsonObject, readObject, WeightsError } from "./json.ts";
+import { Gguf } from "./gguf.ts";
+import { ggufConfig } from "./gguf_llama.ts";
+import { fileErrorCause, isObject, type JsonObject, readObject, WeightsError } from "./json.ts";
 
 /** How rotary frequencies are stretched for contexts longer than those of pre-training. */
 export type RopeScaling =
@@ -28,6 +30,12 @@ export type RopeScaling =
     readonly highFrequencyFactor: number;
     /** Context of pre-training, tokens. */
     readonly originalContextLength: number;
+  }
+  | {
+    /** Each frequency divided by a factor of its own, as GGUF files have it. */
+    readonly type: "factors";
+    /** Divisors, headDim / 2 of them. */
+    readonly factors: readonly number[];
   };
 
 /** A Llama-architecture model's sizes and constants. */
@@ -77,11 +85,39 @@ export const SUPPORTED_HEAD_DIMS: readonly number[] = [64, 128];
 /** The most query heads that share a key/value head. */
 const MAX_GROUP = 16;
 
+/** Whether a model is one GGUF file rather than a folder, which its name tells. */
+export function isGguf(path: string): boolean {
+  return /\.gguf$/i.test(path);
+}
+
+/** Throws {@link WeightsError} where a path is neither a model folder nor a GGUF file: what is there, and what to give. */
+export function checkModelPath(path: string): void {
+  const refuse = (what: string): never => {
+    const give = "give a model folder in Hugging Face layout (scripts/pull.ts downloads one) or a .gguf file";
+    throw new WeightsError(`${what}; ${give}`);
+  };
+  let stat: Stats;
+  try {
+    stat = statSync(path);
+  } catch (error) {
+    return refuse(`${path}: ${fileErrorCause(error)}`);
+  }
+  if (isGguf(path)) return stat.isDirectory() ? refuse(`${path}: is a folder, not a file`) : undefined;
+  if (!stat.isDirectory()) refuse(`${path}: is a file whose name does not end in .gguf`);
+  const config = join(path, "config.json");
+  if (!existsSync(config)) refuse(`${config}: no such file`);
+}
+
 /**
- * Reads `config.json` (and `generation_config.json`, where there is one) of a model's folder.
+ * Reads `config.json` (and `generation_config.json`, where there is one) of a model's folder, or the metadata of a GGUF file.
  * Throws {@link WeightsError} that names the file, the field, what was expected and what was found.
  */
 export function readModelConfig(folder: string): LlamaConfig {
+  checkModelPath(folder);
+  if (isGguf(folder)) {
+    using file = Gguf.open(folder);
+    return ggufConfig(file);
+  }
   const path = join(folder, "config.json");
   const config = new Fields(path, readObject(path));
   checkArchitecture(config);
@@ -89,17 +125,8 @@ export function readModelConfig(folder: string): LlamaConfig {
   const hiddenSize = config.count("hidden_size");
   const heads = config.count("num_attention_heads");
   const kvHeads = config.optionalCount("num_key_value_heads") ?? heads;
-  if (heads % kvHeads !== 0 || heads / kvHeads > MAX_GROUP) {
-    throw new WeightsError(
-      `${path}: ${heads} query heads over ${kvHeads} key/value heads; from 1 to ${MAX_GROUP} query heads must share each`,
-    );
-  }
   const headDim = config.optionalCount("head_dim") ?? hiddenSize / heads;
-  if (!SUPPORTED_HEAD_DIMS.includes(headDim)) {
-    throw new WeightsError(
-      `${path}: head_dim ${headDim} is not supported; supported: ${SUPPORTED_HEAD_DIMS.join(", ")}`,
-    );
-  }
+  checkedShape(path, heads, kvHeads, headDim);
   const rope = readRope(config);
   return {
     architecture: "LlamaForCausalLM",
@@ -120,6 +147,20 @@ export function readModelConfig(folder: string): LlamaConfig {
     bosId: config.ids("bos_token_id")[0] ?? null,
     eosIds: readEosIds(folder, config),
   };
+}
+
+/** Throws {@link WeightsError} where the native libraries do not have the heads of a model. */
+export function checkedShape(path: string, heads: number, kvHeads: number, headDim: number): void {
+  if (heads % kvHeads !== 0 || heads / kvHeads > MAX_GROUP) {
+    throw new WeightsError(
+      `${path}: ${heads} query heads over ${kvHeads} key/value heads; from 1 to ${MAX_GROUP} query heads must share each`,
+    );
+  }
+  if (!SUPPORTED_HEAD_DIMS.includes(headDim)) {
+    throw new WeightsError(
+      `${path}: head_dim ${headDim} is not supported; supported: ${SUPPORTED_HEAD_DIMS.join(", ")}`,
+    );
+  }
 }
 
 function checkArchitecture(config: Fields): void {

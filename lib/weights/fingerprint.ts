@@ -5,7 +5,8 @@
  */
 
 import { createHash } from "node:crypto";
-import { readModelConfig } from "./config.ts";
+import { isGguf, readModelConfig } from "./config.ts";
+import { Gguf } from "./gguf.ts";
 import { openModel } from "./safetensors.ts";
 
 /** Bytes sampled at the start and in the middle of each tensor. */
@@ -14,7 +15,7 @@ const SAMPLE_BYTES = 256;
 /**
  * SHA-256 (hexadecimal) over the configuration that shapes keys and values, over every tensor's name, dtype and shape,
  * and over a sample of its bytes. A model gives the same fingerprint however it is cut into shards; a fine-tuned one
- * gives another. Reads two short pieces of each tensor, not the weights. Throws WeightsError as
+ * gives another, and so does each GGUF file of one model. Reads two short pieces of each tensor, not the weights. Throws WeightsError as
  * {@link readModelConfig} and {@link openModel} do.
  */
 export function modelFingerprint(folder: string): string {
@@ -24,7 +25,7 @@ export function modelFingerprint(folder: string): string {
   hash.update(
     JSON.stringify([architecture, layers, heads, kvHeads, headDim, hiddenSize, rmsNormEps, ropeTheta, ropeScaling]),
   );
-  using weights = openModel(folder);
+  using weights = isGguf(folder) ? Gguf.open(folder) : openModel(folder);
   for (const name of weights.names.sort()) {
     const { dtype, shape, byteLength } = weights.info(name);
     hash.update(JSON.stringify([name, dtype, shape]));

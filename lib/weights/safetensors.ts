@@ -7,20 +7,11 @@
  * @module
  */
 
-import {
-  closeSync,
-  existsSync,
-  fstatSync,
-  fsyncSync,
-  openSync,
-  readSync,
-  renameSync,
-  rmSync,
-  writeSync,
-} from "node:fs";
+import { closeSync, existsSync, fstatSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileErrorCause, isObject, parseObject, readObject, WeightsError } from "./json.ts";
+import { readAll } from "./read.ts";
 
 export { WeightsError } from "./json.ts";
 
@@ -334,22 +325,6 @@ function checkCoverage(path: string, tensors: Map<string, Entry>, dataStart: num
     last = name;
   }
   if (end < fileBytes) throw new WeightsError(`${path}: the last ${fileBytes - end} bytes belong to no tensor`);
-}
-
-/** One read call moves at most this many bytes (Linux stops at 2 GiB - 4 KiB). */
-const READ_BYTES = 1 << 30;
-
-function readAll({ path, fd }: { path: string; fd: number }, position: number, target: Uint8Array): void {
-  for (let done = 0; done < target.byteLength;) {
-    let count: number;
-    try {
-      count = readSync(fd, target, done, Math.min(READ_BYTES, target.byteLength - done), position + done);
-    } catch (error) {
-      throw new WeightsError(`${path}: cannot be read: ${fileErrorCause(error)}`);
-    }
-    if (count === 0) throw new WeightsError(`${path}: ended at byte ${position + done}: it was cut while it was open`);
-    done += count;
-  }
 }
 
 /**
