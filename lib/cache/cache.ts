@@ -9,7 +9,15 @@ import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { KvLayer, Quantizer } from "../ops/mod.ts";
 import type { Calibration, SideCalibration } from "./calibration.ts";
-import { type CacheBytes, type CacheShape, type KvConfig, PAGE_TOKENS, tokenBytes } from "./format.ts";
+import {
+  type CacheBytes,
+  type CacheShape,
+  feedbackBytes,
+  type KvConfig,
+  layerFormat,
+  PAGE_TOKENS,
+  tokenBytes,
+} from "./format.ts";
 
 /** The cache has no free page or slot left; freeing sequences, or a larger cache, helps. */
 export class CacheFullError extends Error {
@@ -29,6 +37,7 @@ export interface CacheOptions {
 
 /** Tensors that one layer's pages, ring and sinks live in; null where a part has size 0. */
 interface LayerMemory {
+  quantizers: [Quantizer, Quantizer];
   pages: [Tensor, Tensor];
   /** key ring, value ring, key sinks, value sinks: [slots, kvHeads, rows, headDim]. */
   exact: Tensor[];
@@ -59,7 +68,9 @@ export class KvCache implements Disposable {
   readonly #references: Int32Array;
   readonly #freePages: number[];
   readonly #freeSlots: number[];
-  readonly #pageBytes: [number, number];
+  readonly #pageBytes: number;
+  /** Quantizers of a codebook alone: layers that share the one share the other. */
+  readonly #quantizers: Map<Float32Array, Quantizer> = new Map();
 
   /** Allocates a cache. Throws VecInferError (UNSUPPORTED) for a head dimension that the library has no code for. */
   constructor(device: Device, shape: CacheShape, config: KvConfig, calibration: Calibration, options: CacheOptions) {
@@ -91,8 +102,8 @@ export class KvCache implements Disposable {
       throw error;
     }
     this.layers = layers;
-    this.#pageBytes = [this.#memory[0].pages[0].byteLength, this.#memory[0].pages[1].byteLength]
-      .map((bytes) => bytes / this.pageCount) as [number, number];
+    const all = this.#memory.flatMap(({ pages }) => pages);
+    this.#pageBytes = all.reduce((sum, pages) => sum + pages.byteLength, 0) / this.pageCount;
   }
 
   #keep<T extends Disposable>(owned: T): T {
@@ -102,12 +113,15 @@ export class KvCache implements Disposable {
 
   #quantizer(side: SideCalibration, layer: number): Quantizer {
     const { kvHeads, headDim } = this.shape;
-    const { subDim, bits } = side.format;
-    const { codebook, smooth } = side.layers[layer] ?? {};
-    using codebooks = codebook && Tensor.from(this.#device, codebook, [side.codebookHeads, 2 ** bits, subDim]);
+    const { subDim, bits } = layerFormat(side, side.format, layer);
+    const { codebook, smooth, feedback } = bits === 16 ? {} : side.layers[layer] ?? {};
+    const plain = codebook && !smooth && !feedback, shared = plain ? this.#quantizers.get(codebook) : undefined;
+    if (shared) return shared;
+    using codebooks = codebook && Tensor.from(this.#device, codebook, [codebook.length / subDim, subDim]);
     using factors = smooth && Tensor.from(this.#device, smooth, [kvHeads, headDim]);
-    const { codebookHeads, hadamard, tokenScale } = side;
-    return this.#keep(
+    using shares = feedback && Tensor.from(this.#device, feedback, [kvHeads, headDim, headDim]);
+    const { codebookHeads, codebookParts } = side;
+    const quantizer = this.#keep(
       new Quantizer(this.#device, {
         kvHeads,
         headDim,
@@ -115,11 +129,15 @@ export class KvCache implements Disposable {
         bits,
         codebooks: codebooks ?? null,
         smooth: factors ?? null,
+        feedback: shares ?? null,
         codebookHeads,
-        hadamard,
-        tokenScale,
+        codebookParts,
+        hadamard: side.hadamard && bits < 16,
+        tokenScale: side.tokenScale && bits < 16,
       }),
     );
+    if (plain) this.#quantizers.set(codebook, quantizer);
+    return quantizer;
   }
 
   #bind(layer: number): KvLayer {
@@ -132,7 +150,7 @@ export class KvCache implements Disposable {
     const rows = (count: number) =>
       count === 0 ? null : this.#keep(Tensor.empty(this.#device, "bf16", [this.slots, kvHeads, count, headDim]));
     const exact = [rows(recent), rows(recent), rows(sinks), rows(sinks)];
-    this.#memory.push({ pages, exact: exact.filter((tensor) => tensor !== null) });
+    this.#memory.push({ quantizers: [keys, values], pages, exact: exact.filter((tensor) => tensor !== null) });
     return this.#keep(
       new KvLayer(this.#device, {
         keys,
@@ -151,6 +169,26 @@ export class KvCache implements Disposable {
       }),
     );
   }
+
+  /** A layer's quantizers of keys and values. */
+  quantizers(layer: number): readonly [Quantizer, Quantizer] {
+    return this.#memory[layer].quantizers;
+  }
+
+  /**
+   * A second binding of a layer's pages, without ring and sinks: what is stored through it goes to the pages alone. For
+   * caches that change what is in them.
+   */
+  protected bindPages(layer: number): KvLayer {
+    const { quantizers: [keys, values], pages: [keyPages, valuePages] } = this.#memory[layer];
+    const tables = { pageTable: this.#pageTable, exactFrom: this.#exactFrom };
+    return this.#keep(
+      new KvLayer(this.#device, { keys, values, keyPages, valuePages, ...tables, sinks: 0, window: 0, recent: 0 }),
+    );
+  }
+
+  /** Called between steps, once a step's tokens are stored, for caches that code tokens in groups. */
+  settle(_sequence: Sequence): void {}
 
   /** Pages that no sequence holds. */
   get freePages(): number {
@@ -184,11 +222,16 @@ export class KvCache implements Disposable {
     const row = this.slots * this.shape.kvHeads * this.shape.headDim * 2 * 2 * this.shape.layers;
     for (const which of ["keys", "values"] as const) {
       const side = this.calibration[which];
-      const tokens = this.pageCount * PAGE_TOKENS * this.shape.layers;
-      const token = tokenBytes(this.shape, side.format, side.tokenScale);
-      out.pages += tokens * token.codes;
-      out.scales += tokens * token.scale;
-      for (const layer of side.layers) out.codebooks += layer.codebook.length * 2 + (layer.smooth?.byteLength ?? 0);
+      const tokens = this.pageCount * PAGE_TOKENS;
+      for (let layer = 0; layer < this.shape.layers; layer++) {
+        const token = tokenBytes(this.shape, layerFormat(side, side.format, layer), side.tokenScale);
+        out.pages += tokens * token.codes;
+        out.scales += tokens * token.scale;
+      }
+      for (const codebook of new Set(side.layers.map((layer) => layer.codebook))) out.codebooks += codebook.length * 2;
+      for (const { smooth, feedback } of side.layers) {
+        out.codebooks += (smooth?.byteLength ?? 0) + (feedback ? feedbackBytes(this.shape) : 0);
+      }
     }
     out.window = row * this.config.recent;
     out.sinks = row * this.config.sinks;
@@ -198,7 +241,7 @@ export class KvCache implements Disposable {
 
   /** Bytes that each further token takes: codes and scales of all layers. */
   get bytesPerToken(): number {
-    return this.shape.layers * (this.#pageBytes[0] + this.#pageBytes[1]) / PAGE_TOKENS;
+    return this.#pageBytes / PAGE_TOKENS;
   }
 
   /** @internal Takes a page for `slot`'s table at `index`, with the contents of `from` where it was shared. */
@@ -264,6 +307,8 @@ export class Sequence implements Disposable {
   readonly cache: KvCache;
   /** Its row in page tables and rings. */
   readonly slot: number;
+  /** @internal Tokens from the start that `cache.settle` is done with. */
+  settled: number = 0;
   #length = 0;
   #exactFrom = 0;
   #exposed = 0;
@@ -329,6 +374,7 @@ export class Sequence implements Disposable {
     this.#alive();
     const copy = this.cache.sequence();
     copy.#length = this.#length;
+    copy.settled = this.settled;
     copy.#pages = [...this.#pages];
     this.cache.sharePages(copy.slot, copy.#pages);
     this.cache.copySlot(copy.slot, this.slot);
@@ -353,6 +399,7 @@ export class Sequence implements Disposable {
       this.expose(this.#exactFrom);
     }
     this.#length = length;
+    this.settled = Math.min(this.settled, length);
   }
 
   #alive(): void {

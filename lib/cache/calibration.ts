@@ -8,15 +8,25 @@
 
 import { existsSync } from "node:fs";
 import { Safetensors, type TensorData, WeightsError, writeSafetensors } from "../weights/safetensors.ts";
-import { type CacheShape, type Format, FORMATS, type KvConfig, PRESETS, type SideScheme } from "./format.ts";
+import {
+  type CacheShape,
+  type Format,
+  FORMATS,
+  type KvConfig,
+  layerFormat,
+  PRESETS,
+  type SideScheme,
+} from "./format.ts";
 import { gaussianCodebook } from "./gaussian.ts";
 
 /** Codebooks and transform of one side of one layer. */
 export interface LayerCalibration {
-  /** [codebookHeads, 2^bits, subDim]. */
+  /** [codebookHeads, codebookParts, 2^bits, subDim]. */
   codebook: Float32Array;
   /** [kvHeads, headDim], positive; absent where the transform has no smooth factors. */
   smooth?: Float32Array;
+  /** [kvHeads, headDim, headDim]: how later sub-vectors make up for the errors of earlier ones; absent where they do not. */
+  feedback?: Float32Array;
 }
 
 /** The calibration of one side (keys or values). */
@@ -57,11 +67,21 @@ export function writeCalibration(
     metadata[which] = side.format.name;
     metadata[`${which}.hadamard`] = String(side.hadamard);
     metadata[`${which}.token_scale`] = String(side.tokenScale);
+    if (side.layerFormats) metadata[`${which}.layers`] = side.layerFormats.map(({ name }) => name).join();
     side.layers.forEach((layer, index) => {
-      const { subDim, bits } = side.format;
-      tensors[`layers.${index}.${which}.codebook`] = {
+      const format = layerFormat(side, side.format, index), { subDim, bits } = format;
+      if (layer.feedback) {
+        tensors[`layers.${index}.${which}.feedback`] = {
+          dtype: "F16",
+          shape: [shape.kvHeads, shape.headDim, shape.headDim],
+          data: bytesOf(Float16Array.from(layer.feedback)),
+        };
+      }
+      const owner = side.sharedCodebooks ? `${which}.${format.name}` : `layers.${index}.${which}`;
+      tensors[`${owner}.codebook`] ??= {
         dtype: "F16",
-        shape: [side.codebookHeads, 2 ** bits, subDim],
+        // Files of one codebook a head had no dimension for the parts before there were any, and still have none.
+        shape: [side.codebookHeads, ...(side.codebookParts === 1 ? [] : [side.codebookParts]), 2 ** bits, subDim],
         data: bytesOf(Float16Array.from(layer.codebook)),
       };
       if (layer.smooth) {
@@ -108,19 +128,28 @@ export function readCalibration(
     if (note[which] !== format.name) {
       throw new WeightsError(`${path}: holds ${which} as ${note[which] ?? "nothing"}, ${format.name} was asked for`);
     }
-    const layers: LayerCalibration[] = [];
-    let codebookHeads = 1;
+    const layers: LayerCalibration[] = [], shared = new Map<string, Float32Array>();
+    const layerFormats = readLayerFormats(path, note[`${which}.layers`], shape.layers);
+    let codebookHeads = 1, codebookParts = 1;
     for (let index = 0; index < shape.layers; index++) {
-      const name = `layers.${index}.${which}`;
-      codebookHeads = file.info(`${name}.codebook`).shape[0];
+      const name = `layers.${index}.${which}`, own = layerFormats?.[index] ?? format;
+      const owner = file.has(`${which}.${own.name}.codebook`) ? `${which}.${own.name}` : name;
+      const shapeThere = file.info(`${owner}.codebook`).shape, hasParts = shapeThere.length === 4;
+      codebookHeads = shapeThere[0];
+      codebookParts = hasParts ? shapeThere[1] : 1;
       if (codebookHeads !== 1 && codebookHeads !== shape.kvHeads) {
         throw new WeightsError(
-          `${path}: ${name}.codebook has ${codebookHeads} heads, 1 or ${shape.kvHeads} are needed`,
+          `${path}: ${owner}.codebook has ${codebookHeads} heads, 1 or ${shape.kvHeads} are needed`,
         );
       }
-      const layer: LayerCalibration = {
-        codebook: read(file, `${name}.codebook`, "F16", [codebookHeads, 2 ** format.bits, format.subDim]),
-      };
+      const parts = hasParts ? [shape.headDim / own.subDim] : [];
+      const codebook = shared.get(owner) ??
+        read(file, `${owner}.codebook`, "F16", [codebookHeads, ...parts, 2 ** own.bits, own.subDim]);
+      if (owner !== name) shared.set(owner, codebook);
+      const layer: LayerCalibration = { codebook };
+      if (file.has(`${name}.feedback`)) {
+        layer.feedback = read(file, `${name}.feedback`, "F16", [shape.kvHeads, shape.headDim, shape.headDim]);
+      }
       if (file.has(`${name}.smooth`)) {
         layer.smooth = read(file, `${name}.smooth`, "F32", [shape.kvHeads, shape.headDim]);
         if (!layer.smooth.every((x) => x > 0)) throw new WeightsError(`${path}: ${name}.smooth has a factor <= 0`);
@@ -133,11 +162,24 @@ export function readCalibration(
       tokenScale: note[`${which}.token_scale`] === "true",
       smooth: layers.some((layer) => layer.smooth),
       codebookHeads,
+      codebookParts,
+      ...(layerFormats && { layerFormats }),
+      ...(shared.size > 0 && { sharedCodebooks: true }),
+      ...(layers.some((layer) => layer.feedback) && { feedback: true }),
       layers,
       origin: path,
     };
   }
   return out;
+}
+
+function readLayerFormats(path: string, list: string | undefined, layers: number): Format[] | undefined {
+  if (list === undefined) return undefined;
+  const formats = list.split(",").map((name) => FORMATS[name]);
+  if (formats.length !== layers || formats.some((format) => !format || format.bits === 16)) {
+    throw new WeightsError(`${path}: formats of layers are "${list}"; ${layers} of ${Object.keys(FORMATS)} are needed`);
+  }
+  return formats;
 }
 
 function read(file: Safetensors, name: string, dtype: "F16" | "F32", shape: number[]): Float32Array {
@@ -161,6 +203,7 @@ export function exactSide(): SideCalibration {
     tokenScale: false,
     smooth: false,
     codebookHeads: 1,
+    codebookParts: 1,
     layers: [],
     origin: "exact",
   };
@@ -175,6 +218,7 @@ export function dataFreeSide(format: Format, layers: number): SideCalibration {
     tokenScale: true,
     smooth: false,
     codebookHeads: 1,
+    codebookParts: 1,
     layers: Array.from({ length: layers }, () => ({ codebook })),
     origin: "data-free",
   };
@@ -183,7 +227,11 @@ export function dataFreeSide(format: Format, layers: number): SideCalibration {
 /** The preset that calibration files of this format and side are named after, or the format itself. */
 function fileNames(config: KvConfig, which: "keys" | "values"): string[] {
   const format = config[which].name;
-  const presets = Object.entries(PRESETS).filter(([, preset]) => preset[which] === format).map(([name]) => name);
+  // Files of the recipe vecinfer+ are for their preset alone.
+  if (PRESETS[config.name]?.plus) return [`${config.name}.vecinfer.safetensors`];
+  const presets = Object.entries(PRESETS).filter(([, preset]) => preset[which] === format && !preset.plus).map((
+    [name],
+  ) => name);
   return [...new Set([config.name, ...presets, format])].map((name) => `${name}.vecinfer.safetensors`);
 }
 

@@ -24,8 +24,23 @@ export const FORMATS: Readonly<Record<string, Format>> = Object.fromEntries(
   ], ["d8b8", 8, 8]] as const).map(([name, subDim, bits]) => [name, { name, subDim, bits }]),
 );
 
-/** The preset names and the formats of their keys and values. The number is the bits a channel. */
-export const PRESETS: Readonly<Record<string, { keys: string; values: string }>> = {
+/** A preset: formats of keys and values, and for those of the recipe `vecinfer+` what its calibration aims at. */
+export interface Preset {
+  /** Format of the keys; that without a calibration, where `layerBits` is given. */
+  readonly keys: string;
+  /** Format of the values; likewise. */
+  readonly values: string;
+  /** Whether its calibration is made by the recipe `vecinfer+`. */
+  readonly plus?: boolean;
+  /** Mean bits a channel of the codes, spread over layers, keys and values by what each is worth. */
+  readonly layerBits?: number;
+}
+
+/**
+ * The preset names and the formats of their keys and values. The number is the bits a channel; a plus is the recipe `vecinfer+`,
+ * whose number counts its token scales and matrices too (at a context of 32768 and 64 channels a head).
+ */
+export const PRESETS: Readonly<Record<string, Preset>> = {
   "bf16": { keys: "bf16", values: "bf16" },
   "vq4": { keys: "d2b8", values: "d2b8" },
   "vq3": { keys: "d4b12", values: "d4b12" },
@@ -33,9 +48,15 @@ export const PRESETS: Readonly<Record<string, { keys: string; values: string }>>
   "vq1.5": { keys: "d8b12", values: "d8b12" },
   "vq1.25": { keys: "d8b12", values: "d8b8" },
   "vq1": { keys: "d8b8", values: "d8b8" },
+  "vq2+": { keys: "d4b10", values: "d8b12", plus: true, layerBits: 1.85 },
+  "vq1.5+": { keys: "d4b8", values: "d8b8", plus: true, layerBits: 1.35 },
+  "vq1+": { keys: "d8b8", values: "d8b8", plus: true },
 };
 
-/** What a user asks for: a preset's name, or formats (or presets) for keys and values apart, and the exact part. */
+/**
+ * What a user asks for: the name of a preset or format, or two of them for keys and values apart, `d4b10+d8b12` in one or by
+ * name with the exact part.
+ */
 export type KvSpec = string | {
   /** Preset or format name for the keys. */
   keys: string;
@@ -86,8 +107,13 @@ function side(name: string, which: "keys" | "values"): Format {
 
 /** Resolves what a user asked for. Throws RangeError that names the unknown preset, format or size. */
 export function kvConfig(spec: KvSpec, exact: { sinks?: number; window?: number } = {}): KvConfig {
-  const wanted = typeof spec === "string" ? { keys: spec, values: spec } : spec;
-  if (typeof spec === "string" && !(spec in PRESETS) && !(spec in FORMATS)) side(spec, "keys");
+  // A plus at the end is the preset's own.
+  const apart = typeof spec === "string" && !(spec in PRESETS) ? /^(.+)\+(.+)$/.exec(spec) : null;
+  const wanted = typeof spec !== "string"
+    ? spec
+    : apart
+    ? { keys: apart[1], values: apart[2] }
+    : { keys: spec, values: spec };
   const keys = side(wanted.keys, "keys"), values = side(wanted.values, "values");
   const plain = keys.bits === 16 && values.bits === 16;
   const { sinks = 4, window = 128 } = { ...exact, ...(typeof spec === "string" ? {} : definedOf(spec)) };
@@ -96,7 +122,9 @@ export function kvConfig(spec: KvSpec, exact: { sinks?: number; window?: number 
       throw new RangeError(`kv: ${name} is ${value}; a whole number from 0 to 65536 is needed`);
     }
   }
-  const preset = Object.entries(PRESETS).find(([, p]) => p.keys === keys.name && p.values === values.name)?.[0];
+  const preset = typeof spec === "string" && spec in PRESETS
+    ? spec
+    : Object.entries(PRESETS).find(([, p]) => p.keys === keys.name && p.values === values.name && !p.plus)?.[0];
   return {
     name: preset ?? (keys === values ? keys.name : `${keys.name}+${values.name}`),
     keys,
@@ -144,17 +172,35 @@ export interface CacheBytes {
 export interface SideScheme {
   /** One codebook a layer (1) or one a KV head. */
   codebookHeads: number;
+  /** One codebook for all sub-vectors of a head (1, what the kernels are tuned for) or one for each (headDim / subDim). */
+  codebookParts: number;
   /** Whether each vector has an 8-bit scale. */
   tokenScale: boolean;
   /** Whether there are smooth factors. */
   smooth: boolean;
+  /** Whether later sub-vectors make up for the errors of earlier ones: a matrix a layer and KV head. */
+  feedback?: boolean;
+  /** The formats of the layers, where they are not all the side's own. */
+  layerFormats?: readonly Format[];
+  /** One codebook a format, shared by all layers (without smooth factors), rather than codebooks of each layer. */
+  sharedCodebooks?: boolean;
+}
+
+/** The format of one side's layer. */
+export function layerFormat(scheme: SideScheme, format: Format, layer: number): Format {
+  return scheme.layerFormats?.[layer] ?? format;
+}
+
+/** Bytes of one side's feedback in one layer, as f16. */
+export function feedbackBytes({ kvHeads, headDim }: CacheShape): number {
+  return kvHeads * headDim * headDim * 2;
 }
 
 /** The bytes of one side's token in one layer's pages: codes, then scales. */
 export function tokenBytes(shape: CacheShape, format: Format, tokenScale: boolean): { codes: number; scale: number } {
   return {
     codes: shape.kvHeads * (shape.headDim / format.subDim) * format.bits / 8,
-    scale: tokenScale ? shape.kvHeads : 0,
+    scale: tokenScale && format.bits < 16 ? shape.kvHeads : 0,
   };
 }
 
@@ -172,17 +218,20 @@ export function cacheBytes(
   const bytes: CacheBytes = { pages: 0, scales: 0, window: 0, sinks: 0, codebooks: 0, total: 0 };
   const pageTokens = Math.ceil(tokens / PAGE_TOKENS) * PAGE_TOKENS * sequences;
   for (const which of ["keys", "values"] as const) {
-    const format = config[which];
-    const token = tokenBytes(shape, format, scheme[which].tokenScale);
-    bytes.pages += shape.layers * pageTokens * token.codes;
-    bytes.scales += shape.layers * pageTokens * token.scale;
+    const side = scheme[which], { codebookHeads, codebookParts } = side;
+    for (let layer = 0, counted = new Set<Format>(); layer < shape.layers; layer++) {
+      const format = layerFormat(side, config[which], layer), token = tokenBytes(shape, format, side.tokenScale);
+      bytes.pages += pageTokens * token.codes;
+      bytes.scales += pageTokens * token.scale;
+      if (format.bits === 16 || side.sharedCodebooks && counted.has(format)) continue;
+      counted.add(format);
+      bytes.codebooks += codebookHeads * codebookParts * 2 ** format.bits * format.subDim * 2;
+    }
     const row = shape.layers * shape.kvHeads * shape.headDim * 2 * sequences;
     bytes.window += row * config.recent;
     bytes.sinks += row * config.sinks;
-    if (format.bits < 16) {
-      bytes.codebooks += shape.layers * scheme[which].codebookHeads * 2 ** format.bits * format.subDim * 2;
-    }
-    if (scheme[which].smooth) bytes.codebooks += shape.layers * shape.kvHeads * shape.headDim * 4;
+    if (side.feedback) bytes.codebooks += shape.layers * feedbackBytes(shape);
+    if (side.smooth) bytes.codebooks += shape.layers * shape.kvHeads * shape.headDim * 4;
   }
   bytes.total = bytes.pages + bytes.scales + bytes.window + bytes.sinks + bytes.codebooks;
   return bytes;

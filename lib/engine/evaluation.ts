@@ -34,6 +34,11 @@ export interface EvaluateOptions {
 /** Tokens that pass through the model at once; the ring of a quantized cache allows as many more than its window. */
 const STEP_ROWS = 64;
 
+/** Rows of a step that all caches take. */
+export function stepRows(caches: readonly KvCache[]): number {
+  return Math.min(STEP_ROWS, ...caches.map((cache) => cache.stepTokens));
+}
+
 /**
  * Teacher forcing: each window of n + 1 tokens gives n predictions, every query sees the window's earlier tokens as a
  * decode step would (sinks and the newest tokens exactly, the others from their codes). All caches run in lockstep with
@@ -47,7 +52,7 @@ export async function evaluate(
   options: EvaluateOptions = {},
 ): Promise<Quality[]> {
   const { device, config } = model, all = [reference, ...caches];
-  const rows = Math.min(STEP_ROWS, ...all.map((cache) => cache.stepTokens));
+  const rows = stepRows(all);
   using step = new LlamaStep(model, rows);
   using exact = Tensor.empty(device, "f32", [rows, config.vocabularySize]);
   using targets = Tensor.empty(device, "i32", [rows]);
@@ -68,6 +73,7 @@ export async function evaluate(
           step.slots.write(new Int32Array(count).fill(sequences[c].slot));
           sequences[c].extend(count);
           model.forward(step, all[c], count);
+          all[c].settle(sequences[c]);
           if (c === 0) exact.copyFrom(step.logits);
           compareLogits(measures, step.logits, exact, targets, { rows: count });
           const values = measures.read() as Float32Array;

@@ -148,33 +148,68 @@ export interface Token {
 }
 
 /**
- * Draws tokens one at a time for one sequence. Holds the memory of a step and its recording, so make one and use it
- * for many prompts.
+ * Draws tokens one at a time for a sequence in each of its rows. Holds the memory of a step and its recording, so make one
+ * and use it for many prompts.
  */
 export class Decoder implements Disposable {
   readonly #model: Llama;
   readonly #step: LlamaStep;
   readonly #sampler: Sampler;
   readonly #cache: KvCache;
+  #ran = false;
   #graph?: Graph;
 
-  /** Allocates what a step needs. */
-  constructor(model: Llama, cache: KvCache) {
+  /** Allocates what a step of `rows` sequences needs. */
+  constructor(model: Llama, cache: KvCache, rows: number = 1) {
     this.#model = model;
     this.#cache = cache;
-    this.#step = new LlamaStep(model, 1);
-    this.#sampler = new Sampler(model, 1);
+    this.#step = new LlamaStep(model, rows);
+    this.#sampler = new Sampler(model, rows);
   }
 
   #draw(): void {
-    const { ids, logits, positions } = this.#step;
-    this.#sampler.draw(ids, logits, positions, 1);
+    const { ids, logits, positions, rows } = this.#step;
+    this.#sampler.draw(ids, logits, positions, rows);
     advance(positions);
   }
 
+  /** Ids that the last step drew, i32 [rows]; reading them waits for the step. */
+  get ids(): Tensor {
+    return this.#step.ids;
+  }
+
   /**
-   * Reads a prompt into `sequence` and yields tokens without end: the caller stops at an end token, a stop string, or
-   * a length. The sequence holds prompt and output but for the last token. Throws RangeError where the context is full.
+   * Sets a row to go on from a sequence as it is stored: the next step reads token `id` behind its end. Without `options` the
+   * row draws on as it did, which it must have been told before.
+   */
+  resume(row: number, sequence: Sequence, id: number, options?: SamplingOptions): void {
+    const step = this.#step;
+    if (options) this.#sampler.start(row, [id], options);
+    step.slots.write(Int32Array.of(sequence.slot), row);
+    step.positions.write(Int32Array.of(sequence.length), row);
+    step.ids.write(Int32Array.of(id), row);
+  }
+
+  /**
+   * Runs the recorded step, without waiting: each row's id is read into its sequence, which was extended by one, and the
+   * next is drawn in its place. The first call runs as it is, for the library to get its scratch memory, which it can't
+   * while it records; the second one records.
+   */
+  advance(): void {
+    if (this.#graph) return this.#graph.launch();
+    const run = (): void => {
+      this.#model.forward(this.#step, this.#cache, this.#step.rows);
+      this.#draw();
+    };
+    if (this.#ran) (this.#graph = this.#model.device.capture(run)).launch();
+    else run();
+    this.#ran = true;
+  }
+
+  /**
+   * Reads a prompt into `sequence`, in the first row, and yields tokens without end: the caller stops at an end token, a
+   * stop string, or a length. The sequence holds prompt and output but for the last token. Throws RangeError where the context
+   * is full.
    */
   async *tokens(
     sequence: Sequence,
@@ -187,10 +222,6 @@ export class Decoder implements Disposable {
     step.slots.write(Int32Array.of(sequence.slot));
     step.positions.write(Int32Array.of(sequence.length - 1));
     this.#draw();
-    this.#graph ??= model.device.capture(() => {
-      model.forward(step, this.#cache, 1);
-      this.#draw();
-    });
     while (true) {
       const id = (step.ids.read() as Int32Array)[0], logprob = (sampler.logprobs.read() as Float32Array)[0];
       if (id < 0) throw new Error(`decode: the logits at position ${sequence.length} are not numbers`);
@@ -198,7 +229,7 @@ export class Decoder implements Disposable {
       await new Promise<void>((resolve) => setImmediate(resolve));
       options.signal?.throwIfAborted();
       sequence.extend(1);
-      this.#graph.launch();
+      this.advance();
     }
   }
 

@@ -9,7 +9,7 @@ import { KvCache } from "../cache/cache.ts";
 import { describeCalibration, exactSide } from "../cache/calibration.ts";
 import { cacheBytes, effectiveBits, kvConfig } from "../cache/format.ts";
 import { Llama } from "../models/llama.ts";
-import { type ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { localPath } from "../weights/local.ts";
@@ -17,6 +17,7 @@ import { Batch, TOP_LOGPROBS } from "./batch.ts";
 import { biasOf, settingsOf } from "./generation.ts";
 import { Grammar } from "./grammar.ts";
 import { jsonGrammar } from "./json_schema.ts";
+import { openTokenizer } from "./tokenizer.ts";
 import { EMBEDDED_MODEL, loadCalibration, type LoadOptions } from "./language_model.ts";
 import {
   type CacheConfig,
@@ -144,7 +145,7 @@ class Host {
     }
     const folder = localPath(options.model ?? EMBEDDED_MODEL), owned = new DisposableStack();
     try {
-      const tokenizer = Tokenizer.open(folder), device = owned.use(Device.open(options));
+      const tokenizer = openTokenizer(folder), device = owned.use(Device.open(options));
       const model = owned.use(
         await Llama.load(device, folder, {
           onProgress: (bytes, total) => port.post({ type: "progress", bytes, total }),

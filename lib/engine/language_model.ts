@@ -9,11 +9,15 @@ import { KvCache, type Sequence } from "../cache/cache.ts";
 import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
 import { cacheBytes, effectiveBits, type KvConfig, kvConfig, type KvSpec } from "../cache/format.ts";
 import { Llama } from "../models/llama.ts";
-import { type ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
+import { syntheticConfig, syntheticLlama, syntheticPrompt } from "../models/synthetic.ts";
+import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
+import { isGguf } from "../weights/config.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { localPath } from "../weights/local.ts";
+import { calibrate } from "./calibrate.ts";
 import { Decoder, type SamplingOptions } from "./generation.ts";
+import { openTokenizer } from "./tokenizer.ts";
 
 /** The model that ships with the package. */
 export const EMBEDDED_MODEL: URL = new URL("../../assets/tiny-llama", import.meta.url);
@@ -103,29 +107,28 @@ export class LanguageModel implements Disposable {
   readonly device: Device;
   /** Weights and forward pass. */
   readonly model: Llama;
-  /** Text to tokens and back. */
-  readonly tokenizer: Tokenizer;
   /** Keys and values. */
   readonly cache: KvCache;
-  /** Folder of the model. */
+  /** Folder or GGUF file of the model, or the name of a synthetic one. */
   readonly folder: string;
+  readonly #tokenizer: Tokenizer | null;
   readonly #decoders: Decoder[] = [];
 
-  private constructor(folder: string, device: Device, model: Llama, tokenizer: Tokenizer, cache: KvCache) {
+  private constructor(folder: string, device: Device, model: Llama, tokenizer: Tokenizer | null, cache: KvCache) {
     this.folder = folder;
     this.device = device;
     this.model = model;
-    this.tokenizer = tokenizer;
+    this.#tokenizer = tokenizer;
     this.cache = cache;
   }
 
   /**
-   * Loads a model folder in Hugging Face layout (default: the embedded model). Throws WeightsError for files,
+   * Loads a model folder in Hugging Face layout or a GGUF file (default: the embedded model). Throws WeightsError for files,
    * VecInferError for the device, RangeError for settings.
    */
   static async load(folder: string | URL = EMBEDDED_MODEL, options: LoadOptions = {}): Promise<LanguageModel> {
     const path = localPath(folder), config = kvConfig(options.kv ?? "vq2", options);
-    const tokenizer = Tokenizer.open(path);
+    const tokenizer = openTokenizer(path);
     const device = Device.open(options);
     let model: Llama | undefined, cache: KvCache | undefined;
     try {
@@ -144,6 +147,36 @@ export class LanguageModel implements Disposable {
       device[Symbol.dispose]();
       throw error;
     }
+  }
+
+  /**
+   * Makes a model of a published shape ("llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b") with weights drawn from `seed`, for
+   * speed and memory: it has no tokenizer, so give `generate` token ids. The default calibration is the data-free one;
+   * "synthetic" trains one on the model's own keys and values of a random prompt.
+   */
+  static async synthetic(name: string, options: LoadOptions & { seed?: number } = {}): Promise<LanguageModel> {
+    const shape = syntheticConfig(name), config = kvConfig(options.kv ?? "vq2", options), { seed = 0 } = options;
+    const device = Device.open(options), owned = new DisposableStack();
+    owned.use(device);
+    try {
+      const model = owned.use(syntheticLlama(device, shape, seed));
+      const calibration = options.calibration === "synthetic"
+        ? await syntheticCalibration(model, config, options.signal)
+        : findCalibration(config, model.cacheShape, `${name} ${seed}`, { path: options.calibration, folders: [] });
+      const context = options.context ?? Math.min(shape.contextLength, 8192);
+      const sizes = { context, sequences: options.sequences, tokens: options.cacheTokens };
+      const cache = new KvCache(device, model.cacheShape, config, calibration, sizes);
+      return new LanguageModel(`synthetic ${name}, seed ${seed}`, device, model, null, cache);
+    } catch (error) {
+      owned.dispose();
+      throw error;
+    }
+  }
+
+  /** Text to tokens and back. Throws where the model is synthetic and has none. */
+  get tokenizer(): Tokenizer {
+    if (this.#tokenizer) return this.#tokenizer;
+    throw new Error(`${this.folder}: a synthetic model has no tokenizer; give it token ids`);
   }
 
   /** The configuration in effect. */
@@ -203,8 +236,9 @@ export class LanguageModel implements Disposable {
     if (!Number.isInteger(maxTokens) || maxTokens < 1) {
       throw new RangeError(`maxTokens is ${maxTokens}; at least 1 is needed`);
     }
-    const ends = new Set(this.tokenizer.eosIds.concat(this.model.config.eosIds));
-    const detokenizer = this.tokenizer.detokenizer(), matcher = new StopMatcher([...stop]);
+    const tokenizer = this.#tokenizer, silent = { push: (_: number) => "", flush: () => "" };
+    const ends = new Set([...tokenizer?.eosIds ?? [], ...this.model.config.eosIds]);
+    const detokenizer = tokenizer?.detokenizer() ?? silent, matcher = new StopMatcher([...stop]);
     const sequence = options.sequence ?? this.cache.sequence();
     const decoder = this.#decoders.pop() ?? new Decoder(this.model, this.cache);
     let held: Piece["tokens"] = [], count = 0;
@@ -227,7 +261,7 @@ export class LanguageModel implements Disposable {
           yield { text: text + rest.text + (rest.stopped ? "" : matcher.flush()), tokens: held, finishReason };
           return;
         }
-        if (text) {
+        if (text || !tokenizer) {
           yield { text, tokens: held };
           held = [];
         }
@@ -265,10 +299,23 @@ function isTokens(prompt: string | readonly ChatMessage[] | readonly number[]): 
   return typeof prompt !== "string" && (prompt.length === 0 || typeof prompt[0] === "number");
 }
 
+/** Where a model's calibration is kept: `calibration` in its folder, or, for `x.gguf`, `x.calibration` beside it. */
+export function calibrationFolder(model: string): string {
+  return isGguf(model) ? model.replace(/\.gguf$/i, ".calibration") : `${model}/calibration`;
+}
+
 /** The calibration of a model for `config`: an explicit file, the model's own folder, or the data-free scheme. */
 export function loadCalibration(folder: string, model: Llama, config: KvConfig, path?: string): Calibration {
   return findCalibration(config, model.cacheShape, modelFingerprint(folder), {
     path,
-    folders: [folder, `${folder}/calibration`],
+    folders: isGguf(folder) ? [calibrationFolder(folder)] : [folder, calibrationFolder(folder)],
   });
+}
+
+/** Trains `config` on keys and values that a synthetic model makes of 2048 random tokens; `origin` says so. */
+export async function syntheticCalibration(model: Llama, config: KvConfig, signal?: AbortSignal): Promise<Calibration> {
+  const prompt = syntheticPrompt(model.config, 2048);
+  const { keys, values } = await calibrate(model, config, [prompt], { samples: 65536, iterations: 8 }, { signal });
+  for (const side of [keys, values]) if (side.format.bits < 16) side.origin = "synthetic activations";
+  return { keys, values };
 }

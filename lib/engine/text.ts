@@ -6,6 +6,7 @@
 
 import { readFileSync } from "node:fs";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { fileErrorCause } from "../weights/json.ts";
 
 /** Separates documents in a text file (ASCII record separator). */
 export const DOCUMENT_SEPARATOR: string = "\u001e";
@@ -16,7 +17,7 @@ export function readText(path: string): string {
   try {
     bytes = readFileSync(path);
   } catch (cause) {
-    throw new Error(`${path}: cannot be read (${(cause as Error).message})`, { cause });
+    throw new Error(`${path}: cannot be read (${fileErrorCause(cause)})`, { cause });
   }
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);

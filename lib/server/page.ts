@@ -151,7 +151,7 @@ function meter(id, parts, most) {
   bar.setAttribute("aria-valuetext", bytes(sum));
 }
 
-async function watch() {
+async function look() {
   try {
     if (config && !document.hidden) {
       const response = await fetch("stats", { headers: headers() });
@@ -168,6 +168,10 @@ async function watch() {
         ["Tokens/s", rate.toFixed(0)]]);
     }
   } catch { /* The server is away; the next look may find it. */ }
+}
+
+async function watch() {
+  await look();
   setTimeout(watch, running ? 250 : 1000);
 }
 
@@ -180,7 +184,7 @@ async function send(text) {
   $("log").append(answer);
   running = new AbortController();
   $("send").textContent = "Stop";
-  let said = "";
+  let said = "", complete = false;
   try {
     const system = $("system").value ? [{ role: "system", content: $("system").value }] : [];
     const response = await fetch("v1/chat/completions", {
@@ -196,6 +200,7 @@ async function send(text) {
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       const events = (held + part.value).split("\\n\\n");
       held = events.pop();
+      if (!said) void look(); // A short answer would be over before the next look.
       for (const event of events) {
         if (!event.startsWith("data: ") || event === "data: [DONE]") continue;
         const data = JSON.parse(event.slice(6));
@@ -206,14 +211,16 @@ async function send(text) {
       answer.textContent = said;
       if (below) log.scrollTop = log.scrollHeight;
     }
+    complete = true;
   } catch (error) {
     if (error.name !== "AbortError") $("log").append(element("article", error.message, "error"));
   } finally {
     answer.removeAttribute("aria-busy");
     if (said) messages.push({ role: "assistant", content: said });
     else {
-      answer.remove();
       messages.pop();
+      if (complete) answer.textContent = "(The model ended its answer before the first word.)";
+      else answer.remove();
     }
     running = undefined;
     $("send").textContent = "Send";
@@ -225,7 +232,7 @@ $("form").addEventListener("submit", (event) => {
   event.preventDefault();
   if (running) return running.abort();
   const text = $("input").value.trim();
-  if (!text || !config) return;
+  if (!text || !config) return $("input").focus();
   $("input").value = "";
   void send(text);
 });

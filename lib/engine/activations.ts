@@ -1,0 +1,262 @@
+/**
+ * What a model's attention sees on a text: keys after RoPE and values of every layer, the moments of its queries, and how much
+ * each key and value counts for them. Taken once, and shared by every calibration that is made from it.
+ *
+ * @module
+ */
+
+import { Tensor } from "../tensor.ts";
+import { linear, Quantizer, rope, ropeFrequencies } from "../ops/mod.ts";
+import { KvCache } from "../cache/cache.ts";
+import { exactSide } from "../cache/calibration.ts";
+import { type CacheShape, kvConfig } from "../cache/format.ts";
+import type { Llama } from "../models/llama.ts";
+import { addImportance, importancePositions, type ImportanceSums, importanceWeights } from "./importance.ts";
+
+/** Options of {@linkcode Activations.capture}. */
+export interface CaptureOptions {
+  /** First positions of each window that are left out, as a cache keeps them exactly. Default 4. */
+  skip?: number;
+  /**
+   * Positions that keys and the moments of queries are spread over, whole windows up: a token at position t of a window of W
+   * tokens is turned on by RoPE to t + W (t mod k), k = positions / W rounded. Slow pairs of channels have hardly turned within a
+   * window, and what is fitted to their direction there is wrong further on. Default: as they are.
+   */
+  positions?: number;
+  /** Whether {@linkcode Activations.importance} is wanted, which costs time. Default false. */
+  weights?: boolean;
+  /** Called with windows done and in all. */
+  onProgress?: (done: number, total: number) => void;
+  /** Stops between chunks of a layer. */
+  signal?: AbortSignal;
+}
+
+/** One query row in so many goes into the moments. */
+const QUERY_STEP = 8;
+
+/** sum[to ..] += x x^T for x = from[begin .. begin + n). */
+function addOuter(sum: Float64Array, to: number, from: Float32Array, begin: number, n: number): void {
+  for (let i = 0; i < n; i++) {
+    const x = from[begin + i], row = to + i * n;
+    for (let j = 0; j < n; j++) sum[row + j] += x * from[begin + j];
+  }
+}
+
+/** Of each layer the sums of W^T W, from the output projection's columns; of a large one every few channels. */
+function outputMetrics(model: Llama): Float64Array[] {
+  const { kvHeads, headDim } = model.cacheShape, { hiddenSize, heads } = model.config, group = heads / kvHeads;
+  const { q } = model.sizes, step = Math.ceil(hiddenSize / 512), identity = new Float32Array(q * q);
+  for (let i = 0; i < q; i++) identity[i * q + i] = 1;
+  using units = Tensor.from(model.device, identity, [q, q]);
+  using columns = Tensor.empty(model.device, "f32", [q, hiddenSize]);
+  return model.weights.layers.map(({ output }) => {
+    linear(columns, units, output, { rows: q });
+    const all = columns.read() as Float32Array, sum = new Float64Array(kvHeads * headDim * headDim);
+    const part = new Float32Array(headDim);
+    for (let channel = 0; channel < hiddenSize; channel += step) {
+      for (let head = 0; head < heads; head++) {
+        for (let i = 0; i < headDim; i++) part[i] = all[(head * headDim + i) * hiddenSize + channel];
+        addOuter(sum, Math.floor(head / group) * headDim * headDim, part, 0, headDim);
+      }
+    }
+    return sum;
+  });
+}
+
+/** Statistics of a layer's keys a channel, [kvHeads * headDim]. */
+export interface KeyStatistics {
+  /** max |k_i|, at least 1e-4. */
+  readonly maxima: Float32Array;
+  /** E k_i^2, at least 1e-8. */
+  readonly power: Float64Array;
+}
+
+/** Keys, values, second moments of the queries and importance weights of a model on some windows of text. */
+export class Activations implements Disposable {
+  /** The model's sizes. */
+  readonly shape: CacheShape;
+  /** Tokens kept of each layer. */
+  readonly tokens: number;
+  /** Second moment E[q q^T] over tokens and the query heads of a KV head: [layers][kvHeads, headDim, headDim]. */
+  readonly queryMoments: readonly Float64Array[];
+  /** What an error of the values is worth, the sum of W^T W over the query heads, W a head's part of the output projection: same shape. */
+  readonly outputMetrics: readonly Float64Array[];
+  readonly #stored: readonly Tensor[];
+  readonly #importance: readonly ImportanceSums[];
+  readonly #rows: Map<string, Float32Array> = new Map();
+  readonly #statistics: Map<number, KeyStatistics> = new Map();
+
+  private constructor(
+    shape: CacheShape,
+    tokens: number,
+    stored: Tensor[],
+    queryMoments: Float64Array[],
+    outputMetrics: Float64Array[],
+    importance: ImportanceSums[],
+  ) {
+    this.shape = shape;
+    this.tokens = tokens;
+    this.queryMoments = queryMoments;
+    this.outputMetrics = outputMetrics;
+    this.#stored = stored;
+    this.#importance = importance;
+  }
+
+  /** Runs the windows. Throws RangeError where no window is longer than `skip`. */
+  static async capture(
+    model: Llama,
+    windows: readonly Int32Array[],
+    options: CaptureOptions = {},
+  ): Promise<Activations> {
+    const { skip = 4, positions = 0, weights = false, onProgress, signal } = options,
+      shape = model.cacheShape,
+      { kvHeads, headDim } = shape;
+    const width = 2 * kvHeads * headDim, group = model.config.heads / kvHeads;
+    const tokens = windows.reduce((sum, window) => sum + Math.max(0, window.length - skip), 0);
+    if (tokens === 0) {
+      throw new RangeError(`calibration: no window is longer than the ${skip} first positions left out`);
+    }
+    const stored = Array.from({ length: shape.layers }, () => Tensor.empty(model.device, "f32", [tokens, width]));
+    const moments = stored.map(() => new Float64Array(kvHeads * headDim * headDim));
+    const sums = () => new Float64Array(tokens * kvHeads);
+    const importance = weights ? stored.map((): ImportanceSums => ({ keys: sums(), values: sums() })) : [];
+    const exact = kvConfig("bf16"), context = Math.max(...windows.map((window) => window.length));
+    using frequencies = Tensor.from(model.device, ropeFrequencies(model.config), [headDim / 2]);
+    // Turns rows on from where they are; `index` says which of the shifts the first takes.
+    const spread = (rows: Tensor, length: number, index: number, heads: number): void => {
+      const shifts = Math.round(positions / length);
+      if (shifts < 2) return;
+      const by = Int32Array.from({ length: rows.length }, (_, i) => length * ((index + i) % shifts));
+      using further = Tensor.from(model.device, by, [rows.length]);
+      rope(rows, further, frequencies, { rows: rows.length, heads, headDim, stride: rows.stride });
+      model.device.synchronize();
+    };
+    try {
+      using cache = new KvCache(model.device, shape, exact, { keys: exactSide(), values: exactSide() }, { context });
+      let begin = 0, counted = 0;
+      for (const [index, window] of windows.entries()) {
+        const count = window.length - skip;
+        if (count > 0) {
+          using sequence = cache.sequence();
+          const asked = importancePositions(window.length);
+          let all = new Float32Array(0), first = 0; // keys and values of the layer, position of the chunk's first query
+          for (
+            const _ of model.prefillParts(null, sequence, window, {
+              signal,
+              observe: (layer, kv) => {
+                const own = stored[layer].rows(begin, count);
+                own.copyFrom(kv.rows(skip, count));
+                spread(own, window.length, skip, kvHeads);
+                if (weights) all = kv.read();
+                first = 0;
+              },
+              observeQueries: (layer, queries) => {
+                const heads = kvHeads * group, q = queries.read() as Float32Array;
+                const sampled = Math.ceil(queries.length / QUERY_STEP), wide = heads * headDim;
+                const some = new Float32Array(sampled * wide);
+                for (let i = 0; i < sampled; i++) {
+                  some.set(q.subarray(i * QUERY_STEP * wide, (i * QUERY_STEP + 1) * wide), i * wide);
+                }
+                using turned = Tensor.from(model.device, some, [sampled, wide]);
+                spread(turned, window.length, Math.ceil(first / QUERY_STEP), heads);
+                turned.read(some);
+                for (let at = 0, head = 0; at < some.length; at += headDim, head = (head + 1) % heads) {
+                  addOuter(moments[layer], Math.floor(head / group) * headDim * headDim, some, at, headDim);
+                }
+                if (layer === 0) counted += sampled * group;
+                if (weights) {
+                  const { keys, values } = importance[layer], from = begin * kvHeads;
+                  const own = { keys: keys.subarray(from), values: values.subarray(from) };
+                  for (const t of asked) {
+                    if (t < first || t >= first + queries.length) continue;
+                    const query = q.subarray((t - first) * wide, (t - first + 1) * wide);
+                    addImportance(own, all, query, t, skip, shape);
+                  }
+                }
+                first += queries.length;
+              },
+            })
+          ) await new Promise((resolve) => setTimeout(resolve, 0));
+          begin += count;
+        }
+        onProgress?.(index + 1, windows.length);
+        await new Promise((resolve) => setTimeout(resolve, 0));
+        signal?.throwIfAborted();
+      }
+      for (const sum of moments) sum.forEach((value, i) => sum[i] = value / counted);
+    } catch (error) {
+      for (const tensor of stored) tensor[Symbol.dispose]();
+      throw error;
+    }
+    return new Activations(shape, tokens, stored, moments, outputMetrics(model), importance);
+  }
+
+  /** What smooth factors are made of. */
+  keyStatistics(layer: number): KeyStatistics {
+    const known = this.#statistics.get(layer);
+    if (known) return known;
+    const rows = this.rows(layer, "keys"), width = this.shape.kvHeads * this.shape.headDim;
+    const maxima = new Float32Array(width).fill(1e-4), power = new Float64Array(width);
+    for (let begin = 0; begin < rows.length; begin += width) {
+      for (let i = 0; i < width; i++) {
+        const x = rows[begin + i];
+        maxima[i] = Math.max(maxima[i], Math.abs(x));
+        power[i] += x * x / this.tokens;
+      }
+    }
+    const made = { maxima, power: power.map((x) => Math.max(x, 1e-8)) };
+    this.#statistics.set(layer, made);
+    return made;
+  }
+
+  /**
+   * One side's vectors of a layer after a cache's transform, f32 [tokens, kvHeads, headDim] on the host: divided by `smooth`,
+   * [kvHeads, headDim], where given, then multiplied by the Walsh-Hadamard matrix where asked for. Kept for the next call.
+   */
+  rows(
+    layer: number,
+    which: "keys" | "values",
+    transform: { hadamard?: boolean; smooth?: Float32Array } = {},
+  ): Float32Array {
+    const { hadamard = false, smooth } = transform;
+    const key = `${layer} ${which} ${hadamard} ${smooth?.join() ?? ""}`;
+    const known = this.#rows.get(key);
+    if (known) return known;
+    const { kvHeads, headDim } = this.shape,
+      width = kvHeads * headDim,
+      stored = this.#stored[layer],
+      { device } = stored;
+    const rows = stored.columns(which === "keys" ? 0 : width, width).read() as Float32Array;
+    if (hadamard || smooth) {
+      // The transform alone is wanted; the codebook is a placeholder that it does not read.
+      using codebooks = Tensor.zeros(device, "f32", [1, 256, 4]);
+      using factors = smooth && Tensor.from(device, smooth, [kvHeads, headDim]);
+      const format = { subDim: 4, bits: 8, codebooks, codebookHeads: 1 };
+      using quantizer = new Quantizer(device, { kvHeads, headDim, ...format, smooth: factors ?? null, hadamard });
+      using part = Tensor.from(device, rows, [this.tokens, width]);
+      quantizer.transform(part, part, "forward", { heads: kvHeads });
+      part.read(rows);
+    }
+    this.#rows.set(key, rows);
+    return rows;
+  }
+
+  /**
+   * How much an error of one side's vectors of a layer counts, f32 [tokens, kvHeads]: for keys the sum of p_t^2 |v_t - o|^2, for
+   * values of p_t^2, over the query heads and 64 positions of each window (all, where it has fewer), p the attention's
+   * probabilities and o its output. In parts of the mean, and at least a hundredth of it. Throws RangeError where it was
+   * captured without `weights`.
+   */
+  importance(layer: number, which: "keys" | "values"): Float32Array {
+    if (this.#importance.length === 0) {
+      throw new RangeError("activations: importance was not captured; capture with `weights: true`");
+    }
+    return importanceWeights(this.#importance[layer][which]);
+  }
+
+  /** Frees the memory. */
+  [Symbol.dispose](): void {
+    for (const tensor of this.#stored) tensor[Symbol.dispose]();
+    this.#rows.clear();
+  }
+}

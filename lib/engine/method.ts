@@ -1,0 +1,233 @@
+/**
+ * A method and its cache for one model: product quantizers are calibrated on a text, the others need nothing.
+ *
+ * @module
+ */
+
+import type { Device } from "../device.ts";
+import { KvCache } from "../cache/cache.ts";
+import { type Calibration, describeCalibration, exactSide, type SideCalibration } from "../cache/calibration.ts";
+import { cacheBytes, type CacheShape, type KvConfig } from "../cache/format.ts";
+import type { Method } from "../cache/method.ts";
+import type { ProductMethod, ProductScheme } from "../cache/product.ts";
+import { ReferenceCache } from "../cache/reference.ts";
+import type { Llama } from "../models/llama.ts";
+import { Activations } from "./activations.ts";
+import { train, trainCodebook } from "./calibrate.ts";
+
+/** Options of {@linkcode MethodCalibrator}. */
+export interface MethodOptions {
+  /** Called as codebooks are done. */
+  onProgress?: (done: number, total: number) => void;
+  /** Stops between k-means iterations. */
+  signal?: AbortSignal;
+}
+
+/** Calibrates methods on one text; what the model's attention sees there is captured once for all of them. */
+export class MethodCalibrator implements Disposable {
+  readonly #model: Llama;
+  readonly #windows: readonly Int32Array[];
+  readonly #activations: Map<string, Activations> = new Map();
+
+  /** Takes windows of tokens of the calibration text. */
+  constructor(model: Llama, windows: readonly Int32Array[]) {
+    this.#model = model;
+    this.#windows = windows;
+  }
+
+  /**
+   * What attention sees on the text, without the first `skip` positions of each window, with importance where `weights` says so.
+   * The calibrator's own: it goes with it.
+   */
+  async activations(skip: number, weights: boolean, signal?: AbortSignal): Promise<Activations> {
+    const known = this.#activations.get(`${skip} ${weights}`) ?? this.#activations.get(`${skip} true`);
+    if (known) return known;
+    const made = await Activations.capture(this.#model, this.#windows, { skip, weights, signal });
+    this.#activations.set(`${skip} ${weights}`, made);
+    return made;
+  }
+
+  /** The calibration of a product quantizer for `config`. Positions that the cache keeps as sinks are left out. */
+  async calibrate(method: ProductMethod, config: KvConfig, options: MethodOptions = {}): Promise<Calibration> {
+    const { scheme } = method, skip = config.sinks;
+    if (typeof scheme === "string") throw new RangeError(`${method.name}: nothing is trained for it`);
+    const activations = await this.activations(skip, scheme.weighted, options.signal), { device } = this.#model;
+    if (!scheme.perPart) {
+      const { smooth, keyHadamard, perHead, weighted: importance } = scheme;
+      const recipe = { smooth, keyHadamard, perHead, importance };
+      const calibration = await train(device, activations, config, recipe, options);
+      for (const side of [calibration.keys, calibration.values]) side.origin = `${method.name}, trained now`;
+      return calibration;
+    }
+    const [keys, values] = (["keys", "values"] as const).map((which) => books(activations, scheme, config, which));
+    const total = keys + values;
+    let done = 0;
+    const sides: SideCalibration[] = [];
+    for (const which of ["keys", "values"] as const) {
+      sides.push(
+        await trainParts(device, method.name, scheme, config, which, activations, {
+          ...options,
+          onProgress: () => options.onProgress?.(++done, total),
+        }),
+      );
+    }
+    return { keys: sides[0], values: sides[1] };
+  }
+
+  /** Frees what was captured. */
+  [Symbol.dispose](): void {
+    for (const activations of this.#activations.values()) activations[Symbol.dispose]();
+    this.#activations.clear();
+  }
+}
+
+/** Codebooks of a side. */
+function books({ shape }: Activations, scheme: ProductScheme, config: KvConfig, which: "keys" | "values"): number {
+  const { layers, kvHeads, headDim } = shape, { bits, subDim } = config[which];
+  return bits === 16 ? 0 : (scheme.shared ? 1 : layers) * (scheme.perHead ? kvHeads : 1) * headDim / subDim;
+}
+
+/** Sub-vectors a codeword is trained on, at most. */
+const POINTS = 256;
+
+/** Trains codebooks of each sub-vector, of one side. */
+async function trainParts(
+  device: Device,
+  name: string,
+  scheme: ProductScheme,
+  config: KvConfig,
+  which: "keys" | "values",
+  activations: Activations,
+  options: MethodOptions,
+): Promise<SideCalibration> {
+  const { layers, kvHeads, headDim } = activations.shape, format = config[which];
+  if (format.bits === 16) return exactSide();
+  const { subDim, bits } = format, parts = headDim / subDim, words = 2 ** bits;
+  const codebookHeads = scheme.perHead ? kvHeads : 1, groups = scheme.shared ? 1 : layers;
+  const trained: Float32Array[] = [];
+  for (let layer = 0; layer < groups; layer++) {
+    const codebook = new Float32Array(codebookHeads * parts * words * subDim);
+    const from = scheme.shared ? Array.from({ length: layers }, (_, i) => i) : [layer];
+    const sources = from.map((layer): Source => ({
+      rows: activations.rows(layer, which),
+      importance: scheme.weighted ? activations.importance(layer, which) : undefined,
+    }));
+    for (let head = 0; head < codebookHeads; head++) {
+      for (let part = 0; part < parts; part++) {
+        const own = scheme.perHead ? head : null;
+        const { points, weights } = pointsOf(sources, activations.shape, own, part, subDim, POINTS * words);
+        if (points.length < words * subDim) {
+          throw new RangeError(
+            `${name}: ${points.length / subDim} sub-vectors are too few for ${words} codewords; use more text`,
+          );
+        }
+        const book = await trainCodebook(device, format, points, weights, {}, { signal: options.signal });
+        codebook.set(book, (head * parts + part) * words * subDim);
+        options.onProgress?.(0, 0);
+      }
+    }
+    trained.push(codebook);
+  }
+  return {
+    format,
+    hadamard: false,
+    tokenScale: false,
+    smooth: false,
+    codebookHeads,
+    codebookParts: parts,
+    layers: Array.from({ length: layers }, (_, layer) => ({ codebook: trained[scheme.shared ? 0 : layer] })),
+    origin: `${name}, trained now`,
+  };
+}
+
+/** One layer's vectors of a side, [tokens, kvHeads, headDim], and their importance, [tokens, kvHeads], where it counts. */
+interface Source {
+  readonly rows: Float32Array;
+  readonly importance: Float32Array | undefined;
+}
+
+/**
+ * Sub-vector `part` of the vectors of one KV head, or of all (null), evenly spread where there are more than `most`, and
+ * their importance.
+ */
+function pointsOf(
+  sources: readonly Source[],
+  { kvHeads, headDim }: CacheShape,
+  head: number | null,
+  part: number,
+  subDim: number,
+  most: number,
+): { points: Float32Array; weights: Float32Array | undefined } {
+  const vectors = sources[0].rows.length / headDim / (head === null ? 1 : kvHeads);
+  const available = sources.length * vectors, count = Math.min(available, most);
+  const points = new Float32Array(count * subDim);
+  const weights = sources[0].importance && new Float32Array(count);
+  for (let i = 0; i < count; i++) {
+    const pick = Math.floor((i + 0.5) * available / count), { rows, importance } = sources[pick % sources.length];
+    const picked = Math.floor(pick / sources.length), vector = head === null ? picked : picked * kvHeads + head;
+    const at = vector * headDim + part * subDim;
+    points.set(rows.subarray(at, at + subDim), i * subDim);
+    if (weights && importance) weights[i] = importance[vector];
+  }
+  return { points, weights };
+}
+
+/** A cache to be measured, and what it is. */
+export interface Contender extends Disposable {
+  /** The method's name; for product quantizers with the cache's formats, `million vq2`. */
+  readonly name: string;
+  /** The method. */
+  readonly method: Method;
+  /** Its cache. */
+  readonly cache: KvCache;
+  /** Where its codebooks come from. */
+  readonly calibration: string;
+  /** Bytes kept of one sequence of `tokens` tokens, everything counted; codebooks as f16. */
+  bytes(tokens: number): number;
+}
+
+/** Bytes of codebooks, as f16 and once where layers share them, and of smooth factors. */
+function codebookBytes(calibration: Calibration): number {
+  let bytes = 0;
+  for (const { layers } of [calibration.keys, calibration.values]) {
+    for (const codebook of new Set(layers.map((layer) => layer.codebook))) bytes += codebook.length * 2;
+    for (const { smooth } of layers) bytes += smooth?.byteLength ?? 0;
+  }
+  return bytes;
+}
+
+/** Makes a method's cache. `calibration` is that of a product quantizer; the others take none. */
+export function contender(
+  model: Llama,
+  method: Method,
+  config: KvConfig,
+  calibration: Calibration | undefined,
+  context: number,
+): Contender {
+  const { device } = model, shape = model.cacheShape;
+  if (method.path === "reference") {
+    const cache = new ReferenceCache(device, shape, method, config, { context });
+    const bytes = (tokens: number) => cache.methodBytes(tokens);
+    return {
+      name: method.name,
+      method,
+      cache,
+      calibration: "none",
+      bytes,
+      [Symbol.dispose]: () => cache[Symbol.dispose](),
+    };
+  }
+  if (!calibration) throw new RangeError(`${method.name}: a product quantizer needs a calibration`);
+  const cache = new KvCache(device, shape, config, calibration, { context });
+  return {
+    name: `${method.name} ${config.name}`,
+    method,
+    cache,
+    calibration: describeCalibration(calibration),
+    bytes(tokens) {
+      const { total, codebooks } = cacheBytes(shape, config, calibration, tokens);
+      return total - codebooks + codebookBytes(calibration);
+    },
+    [Symbol.dispose]: () => cache[Symbol.dispose](),
+  };
+}
