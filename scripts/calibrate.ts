@@ -9,18 +9,25 @@ import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import {
   calibrate,
+  calibrationFolder,
   Device,
   kvConfig,
   Llama,
   modelFingerprint,
+  openTokenizer,
   PRESETS,
   readText,
+  type Recipe,
+  recipeOf,
+  RECIPES,
   textWindows,
-  Tokenizer,
   writeCalibration,
 } from "../mod.ts";
 import { command, UsageError } from "./command.ts";
 import { bytesText, checked, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
+
+/** Tokens of a calibration, and of a window of it: codes are worse further on than the windows of their calibration reach. */
+const CALIBRATION_TOKENS = 32768, CALIBRATION_LENGTH = 4096;
 
 await command({
   name: "calibrate",
@@ -30,9 +37,14 @@ await command({
   options: {
     ...MODEL_OPTIONS,
     kv: { type: "string", short: "k", default: "all", help: "presets, with commas; all = every quantized one" },
-    out: { type: "string", short: "o", help: "folder for the files (default: calibration/ in the model's folder)" },
-    windows: { type: "number", default: 16, help: "windows of text" },
-    length: { type: "number", default: 2048, help: "tokens a window" },
+    out: { type: "string", short: "o", help: "folder for the files (default: beside the model)" },
+    recipe: {
+      type: "string",
+      default: "auto",
+      help: "vecinfer (the paper's), vecinfer+, or auto: what the preset's name says",
+    },
+    windows: { type: "number", help: `windows of text (default: ${CALIBRATION_TOKENS} tokens of them)` },
+    length: { type: "number", help: `tokens a window (default: the model's context, at most ${CALIBRATION_LENGTH})` },
     skip: { type: "number", default: 4, help: "first positions of each window left out" },
     samples: { type: "number", default: 200000, help: "sub-vectors a codebook is trained on, at most" },
     iterations: { type: "number", default: 20, help: "k-means iterations" },
@@ -41,6 +53,7 @@ await command({
     "no-hadamard": { type: "boolean", help: "keys: no Hadamard transform" },
     "value-hadamard": { type: "boolean", help: "values: Hadamard transform (the paper has none)" },
     "token-scale": { type: "boolean", help: "an 8-bit scale a token and KV head" },
+    importance: { type: "boolean", help: "tokens count by what their error does to the attention's output" },
     "per-head": { type: "boolean", help: "a codebook a KV head rather than a layer" },
     json: { type: "boolean", help: "print one JSON object" },
   },
@@ -49,20 +62,26 @@ await command({
   const configs = names.map((name) => checked(() => kvConfig(name)));
   const exact = configs.find((config) => config.keys.bits === 16 || config.values.bits === 16);
   if (exact) throw new UsageError(`--kv: ${exact.name} has nothing to calibrate`);
-  const windowCount = whole("windows", options.windows), length = whole("length", options.length, options.skip + 1);
-  const folder = options.out ?? join(options.model, "calibration");
-  const text = readText(positionals[0]), tokenizer = Tokenizer.open(options.model);
-  const windows = textWindows(tokenizer, text, length, windowCount);
+  if (options.recipe !== "auto" && !RECIPES.includes(options.recipe)) {
+    throw new UsageError(`--recipe is "${options.recipe}"; auto, ${RECIPES.join(" or ")} is needed`);
+  }
+  const folder = options.out ?? calibrationFolder(options.model);
+  const text = readText(positionals[0]), tokenizer = openTokenizer(options.model);
   const fingerprint = modelFingerprint(options.model);
   using device = Device.open(deviceOptions(options));
   using model = await Llama.load(device, options.model, { signal });
+  const usual = Math.min(model.config.contextLength, CALIBRATION_LENGTH);
+  const length = whole("length", options.length ?? usual, options.skip + 1);
+  const windowCount = whole("windows", options.windows ?? Math.ceil(CALIBRATION_TOKENS / length));
+  const windows = textWindows(tokenizer, text, length, windowCount);
   mkdirSync(folder, { recursive: true });
-  const recipe = {
-    smooth: !options["no-smooth"],
-    keyHadamard: !options["no-hadamard"],
-    valueHadamard: options["value-hadamard"],
-    tokenScale: options["token-scale"],
-    perHead: options["per-head"],
+  const given = {
+    ...(options["no-smooth"] && { smooth: false }),
+    ...(options["no-hadamard"] && { keyHadamard: false }),
+    ...(options["value-hadamard"] && { valueHadamard: true }),
+    ...(options["token-scale"] && { tokenScale: true }),
+    ...(options.importance && { importance: true }),
+    ...(options["per-head"] && { perHead: true, shared: false }),
     skip: whole("skip", options.skip, 0),
     samples: whole("samples", options.samples),
     iterations: whole("iterations", options.iterations),
@@ -70,12 +89,17 @@ await command({
   };
   const files: { preset: string; path: string; bytes: number; seconds: number }[] = [];
   for (const config of configs) {
-    const started = performance.now(), bar = progress(config.name, 2 * model.config.layers);
+    const { plus, layerBits } = PRESETS[config.name] ?? {};
+    const base = options.recipe !== "auto" ? options.recipe : plus ? "vecinfer+" : "vecinfer";
+    const recipe: Recipe = { ...recipeOf(base, layerBits), ...given };
+    const steps = (recipe.layerBits === undefined ? 2 : 4) * model.config.layers;
+    const started = performance.now(), bar = progress(config.name, steps);
     const calibration = await calibrate(model, config, windows, recipe, { signal, onProgress: bar.update })
       .finally(() => bar.stop());
     const path = join(folder, `${config.name}.vecinfer.safetensors`);
     writeCalibration(path, calibration, model.cacheShape, fingerprint, {
       preset: config.name,
+      recipe: base,
       text_sha256: createHash("sha256").update(text).digest("hex"),
       windows: String(windowCount),
       window_length: String(length),
@@ -85,5 +109,5 @@ await command({
     files.push({ preset: config.name, path, bytes, seconds });
     if (!options.json) console.log(`${config.name}: ${path} (${bytesText(bytes)}, ${seconds.toFixed(1)} s)`);
   }
-  if (options.json) console.log(JSON.stringify({ model: options.model, fingerprint, recipe, files }));
+  if (options.json) console.log(JSON.stringify({ model: options.model, fingerprint, recipe: options.recipe, files }));
 });

@@ -200,7 +200,9 @@ export function progress(label: string, total: number, silent: boolean = false):
       if (now - last < LINE_INTERVAL * 1000) return;
       last = now;
       const percent = Math.floor(100 * done / total);
-      console.error(`${label}: ${percent} % (${done}/${total}) after ${Math.round((now - start) / 1000)} s`);
+      // A total of 1 is a share, which the percentage says.
+      const amount = total === 1 ? "" : ` (${done}/${total})`;
+      console.error(`${label}: ${percent} %${amount} after ${Math.round((now - start) / 1000)} s`);
     },
     stop: () => {},
   };
@@ -211,7 +213,9 @@ function bar(label: string, total: number): Progress {
   const require = createRequire(import.meta.url);
   const { SingleBar } = require("cli-progress") as { SingleBar: new (options: unknown) => SingleBar };
   const display = new SingleBar({
-    format: `${label} {bar} {percentage} % | {value}/{total} | {duration_formatted}, {eta_formatted} left`,
+    format: `${label} {bar} {percentage} % | ${
+      total === 1 ? "" : "{value}/{total} | "
+    }{duration_formatted}, {eta_formatted} left`,
     barCompleteChar: "█",
     barIncompleteChar: "░",
     barsize: 24,

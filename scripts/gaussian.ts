@@ -37,8 +37,7 @@ await command({
     const host = points.read() as Float32Array;
     const codebook = await trainCodebook(place, format, host, undefined, options, { signal });
     const text = Buffer.from(Float16Array.from(codebook).buffer).toString("base64");
-    lines.push(`  ${format.name}:`, ...(text.match(/.{1,104}/g) ?? []).map((part) => `    "${part}" +`));
-    lines[lines.length - 1] = lines[lines.length - 1].slice(0, -2) + ",";
+    lines.push(`  ${format.name}: "${text}",`);
     distortion[format.name] = meanSquaredError(host, codebook, format.subDim, 4000);
     bar.update(index + 1);
   }
@@ -47,7 +46,7 @@ await command({
   writeFileSync(
     path,
     `/**
- * Codebooks fitted to N(0,1), f16 [2^bits, subDim] in base64, for caches without a calibration.
+ * One generated table: codebooks fitted to N(0,1), f16 [2^bits, subDim] in base64, for caches without a calibration.
  * Made by scripts/gaussian.ts (${count} points, ${options.iterations} iterations, seed ${options.seed}).
  *
  * @module

@@ -5,22 +5,36 @@
  */
 
 import process from "node:process";
-import { type ChatMessage, LanguageModel, readText } from "../mod.ts";
+import {
+  type ChatMessage,
+  kvConfig,
+  LanguageModel,
+  type LoadOptions,
+  readText,
+  syntheticConfig,
+  syntheticPrompt,
+} from "../mod.ts";
 import { command, UsageError } from "./command.ts";
 import { CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
-import { kvConfig } from "../mod.ts";
 
 await command({
   name: "generate",
   summary: "continues a prompt with a quantized KV cache, streaming to stdout",
-  usage: "scripts/generate.ts [options] <prompt>",
+  usage: "scripts/generate.ts [options] <prompt>, or --synthetic NAME",
   positionals: [0, 1],
   options: {
     ...MODEL_OPTIONS,
-    kv: { type: "string", short: "k", default: "vq2", help: "cache: bf16, vq4, vq3, vq2, vq1.5, vq1.25, vq1 or dXbY" },
+    kv: {
+      type: "string",
+      short: "k",
+      default: "vq2",
+      help: "cache: bf16, vq4, vq3, vq2, vq1.5, vq1.25, vq1, with a plus, dXbY, or keys+values",
+    },
     keys: { type: "string", help: "preset or format of the keys alone" },
     values: { type: "string", help: "preset or format of the values alone" },
     ...CACHE_OPTIONS,
+    synthetic: { type: "string", help: "random weights of a published shape, for speed: llama-3.1-8b, ..." },
+    "prompt-tokens": { type: "number", default: 1024, help: "length of the random prompt, with --synthetic" },
     file: { type: "string", short: "f", help: "read the prompt from a file instead" },
     chat: { type: "boolean", help: "the prompt is a user's message: use the model's chat template" },
     system: { type: "string", help: "system message, with --chat" },
@@ -38,8 +52,11 @@ await command({
     json: { type: "boolean", help: "print one JSON object: config, text, tokens, speed" },
   },
 }, async ({ options, positionals, signal, progress }) => {
-  if ((positionals.length === 1) === (options.file !== undefined)) {
-    throw new UsageError("give either a prompt or --file");
+  const { synthetic } = options, given = [positionals[0], options.file, synthetic].filter((from) => from !== undefined);
+  if (given.length !== 1) throw new UsageError("give either a prompt or --file, or --synthetic");
+  if (synthetic !== undefined) {
+    checked(() => syntheticConfig(synthetic));
+    if (options.chat) throw new UsageError("--chat needs a model with a tokenizer, which --synthetic has not");
   }
   const kv = options.keys || options.values
     ? { keys: options.keys ?? options.kv, values: options.values ?? options.kv }
@@ -47,12 +64,13 @@ await command({
   checked(() => kvConfig(kv, options));
   const maxTokens = whole("max-tokens", options["max-tokens"]);
   const context = options.context === undefined ? undefined : whole("context", options.context);
-  const text = options.file === undefined ? positionals[0] : readText(options.file);
+  const promptTokens = whole("prompt-tokens", options["prompt-tokens"]);
+  const text = options.file === undefined ? positionals[0] ?? "" : readText(options.file);
   const prompt: string | ChatMessage[] = options.chat
     ? [...options.system ? [{ role: "system", content: options.system }] : [], { role: "user", content: text }]
     : text;
   const loading = progress("loading", 1);
-  using model = await LanguageModel.load(options.model, {
+  const loadOptions: LoadOptions = {
     ...deviceOptions(options),
     kv,
     sinks: options.sinks,
@@ -61,9 +79,16 @@ await command({
     context,
     signal,
     onProgress: (bytes, total) => loading.update(bytes / total),
-  }).finally(() => loading.stop());
+  };
+  const load = synthetic === undefined
+    ? LanguageModel.load(options.model, loadOptions)
+    : LanguageModel.synthetic(synthetic, { ...loadOptions, context: context ?? promptTokens + maxTokens });
+  using model = await load.finally(() => loading.stop());
   if (!options.json) console.error(`${configText(model.config)}\n`);
-  const ids = model.encode(prompt), started = performance.now();
+  const ids = synthetic === undefined
+    ? model.encode(prompt)
+    : [...syntheticPrompt(model.model.config, promptTokens, options.seed)];
+  const started = performance.now();
   let out = "", tokens = 0, first = started, finishReason = "";
   const logprobs: number[] = [], generated: number[] = [];
   const reading = progress("prompt", model.model.config.layers);

@@ -9,7 +9,12 @@ import { type Option, UsageError } from "./command.ts";
 
 /** `--model`, `--device`, `--threads`, `--library`. */
 export const MODEL_OPTIONS = {
-  model: { type: "string", short: "m", default: "assets/tiny-llama", help: "model folder in Hugging Face layout" },
+  model: {
+    type: "string",
+    short: "m",
+    default: "assets/tiny-llama",
+    help: "model folder in Hugging Face layout, or GGUF file",
+  },
   device: { type: "string", short: "d", default: "auto", help: "auto, cpu, cuda or cuda:N" },
   threads: { type: "number", default: 0, help: "CPU threads, 0 = all" },
   library: { type: "string", help: "native library, or its folder" },

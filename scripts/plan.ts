@@ -5,9 +5,19 @@
  */
 
 import os from "node:os";
-import { cacheBytes, type CacheShape, effectiveBits, kvConfig, PRESETS, readModelConfig } from "../mod.ts";
+import {
+  cacheBytes,
+  type CacheShape,
+  effectiveBits,
+  isGguf,
+  kvConfig,
+  llamaBytes,
+  PRESETS,
+  readModelConfig,
+  syntheticConfig,
+} from "../mod.ts";
 import { command } from "./command.ts";
-import { bytesText, checked, table, whole } from "./options.ts";
+import { bytesText, checked, MODEL_OPTIONS, table, whole } from "./options.ts";
 
 /** Bytes that a size such as "24GiB", "80GB" or "1000000" means. */
 function sizeOf(text: string): number {
@@ -22,7 +32,8 @@ await command({
   summary: "weights and KV memory of a model by cache preset, and the longest context that fits",
   usage: "scripts/plan.ts [options]",
   options: {
-    model: { type: "string", short: "m", default: "assets/tiny-llama", help: "folder with config.json" },
+    model: MODEL_OPTIONS.model,
+    synthetic: { type: "string", help: "a published shape in place of a folder: llama-3.1-8b, ..." },
     context: { type: "number", short: "c", help: "tokens a sequence (default: the model's own limit)" },
     sequences: { type: "number", default: 1, help: "sequences at once" },
     memory: { type: "string", help: "memory to fit into, such as 24GiB or 80GB (default: this machine's)" },
@@ -33,7 +44,9 @@ await command({
     json: { type: "boolean", help: "print one JSON object" },
   },
 }, ({ options }) => {
-  const config = readModelConfig(options.model), { layers, kvHeads, headDim, hiddenSize: hidden } = config;
+  const { synthetic } = options, name = synthetic ?? options.model;
+  const config = synthetic === undefined ? readModelConfig(name) : checked(() => syntheticConfig(synthetic));
+  const { layers, kvHeads, headDim, hiddenSize: hidden } = config;
   const context = whole("context", options.context ?? config.contextLength);
   const sequences = whole("sequences", options.sequences);
   const memory = options.memory === undefined ? os.totalmem() : checked(() => sizeOf(options.memory!));
@@ -41,17 +54,25 @@ await command({
   const attention = 2 * hidden * headDim * (config.heads + kvHeads);
   const parameters = layers * (attention + 3 * hidden * config.intermediateSize + 2 * hidden) + hidden +
     config.vocabularySize * hidden * (config.tieWordEmbeddings ? 1 : 2);
-  const weights = 2 * parameters;
+  // Of a folder config.json is enough; which matrices of a GGUF file are packed, and stay so, is in its head.
+  const packed = synthetic === undefined && isGguf(name), weights = packed ? llamaBytes(name) : 2 * parameters;
   const rows = Object.keys(PRESETS).map((name) => {
     const kv = checked(() => kvConfig(name, options));
-    const quantized = name !== "bf16";
+    const quantized = name !== "bf16", { plus = false, layerBits } = PRESETS[name];
     const side = {
       codebookHeads: options["per-head"] ? kvHeads : 1,
-      tokenScale: options["token-scale"] && quantized,
+      codebookParts: 1,
+      tokenScale: (options["token-scale"] || layerBits !== undefined) && quantized,
       smooth: quantized,
     };
     const bytes = (tokens: number) =>
-      cacheBytes(shape, kv, { keys: side, values: { ...side, smooth: false } }, tokens, sequences);
+      cacheBytes(
+        shape,
+        kv,
+        { keys: { ...side, feedback: plus }, values: { ...side, smooth: false } },
+        tokens,
+        sequences,
+      );
     const cache = bytes(context), fixed = bytes(0).total, page = bytes(64).total - fixed;
     const longest = Math.max(0, Math.floor((memory - weights - fixed) / page) * 64);
     return {
@@ -66,7 +87,7 @@ await command({
   if (options.json) {
     console.log(
       JSON.stringify({
-        model: options.model,
+        model: name,
         parameters,
         weightBytes: weights,
         context,
@@ -78,7 +99,9 @@ await command({
     return;
   }
   console.log(
-    `${options.model}: ${(parameters / 1e6).toFixed(1)} M parameters, ${bytesText(weights)} of bf16 weights; ` +
+    `${name}: ${(parameters / 1e6).toFixed(1)} M parameters, ${bytesText(weights)} of ${
+      packed ? "" : "bf16 "
+    }weights; ` +
       `${sequences} x ${context} tokens; memory ${bytesText(memory)}; activations come on top`,
   );
   console.log(table([

@@ -28,7 +28,7 @@ await command({
     ...CACHE_OPTIONS,
     host: { type: "string", default: "127.0.0.1", help: "address to listen at" },
     port: { type: "number", short: "p", default: 8000, help: "port, 0 = any" },
-    name: { type: "string", help: "what clients call the model (default: its folder's name)" },
+    name: { type: "string", help: "what clients call the model (default: the name of its folder or file)" },
     context: { type: "number", help: "longest sequence in tokens (default: the model's, at most 8192)" },
     sequences: { type: "number", default: 16, help: "sequences answered at once, for each cache" },
     queue: { type: "number", default: 64, help: "requests that may wait, for each cache" },
