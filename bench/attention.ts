@@ -5,7 +5,7 @@
  */
 
 import { readFileSync } from "node:fs";
-import { attention, FORMATS, kvConfig, PRESETS, randomNormal, Tensor } from "../mod.ts";
+import { attention, kvConfig, PRESETS, randomNormal, Tensor } from "../mod.ts";
 import { UsageError } from "../scripts/command.ts";
 import { benchmark, ROTATION_BYTES } from "./frame.ts";
 import { FilledLayer, type Shape } from "./shapes.ts";
@@ -57,8 +57,7 @@ await benchmark("attention", "decode attention over a cache: bf16, every preset,
       let exact = 0;
       for (const name of String(options.caches).split(",")) {
         const [preset] = name.split(" "), tokenScale = name.includes("scale"), perHead = name.includes("head");
-        const [keys, values = keys] = preset.split("+");
-        const config = kvConfig(keys in FORMATS ? { keys, values } : preset);
+        const config = kvConfig(preset);
         const codes = batch * tokens * kvHeads * headDim *
           (config.keys.bits / config.keys.subDim + config.values.bits / config.values.subDim) / 8;
         const turns = Math.max(1, Math.ceil(ROTATION_BYTES / codes)), slots = turns * batch;

@@ -1,8 +1,9 @@
 /**
  * The frame of every benchmark: options, timing, the floors, the table and the JSON result.
  *
- * On a CPU a call is timed by mitata. On CUDA a batch of calls is timed by events on the device, since the host only
- * enqueues. Beside each figure stands its floor: bytes moved over the read bandwidth measured in the same run.
+ * On a CPU a call is timed by mitata. On CUDA many calls are recorded as one graph, and its replays are timed by events on the
+ * device: launched one by one, short calls would wait for the host. Beside each figure stands its floor: bytes moved over
+ * the read bandwidth measured in the same run.
  *
  * @module
  */
@@ -13,9 +14,10 @@ import os from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
 import { measure } from "mitata";
-import { Device, type DeviceInfo, linear, Tensor } from "../mod.ts";
+import { attention, Device, type DeviceInfo, FORMATS, linear, randomNormal, Tensor } from "../mod.ts";
 import { command, type Option } from "../scripts/command.ts";
 import { deviceOptions, MODEL_OPTIONS, table } from "../scripts/options.ts";
+import { FilledLayer, SHAPES } from "./shapes.ts";
 
 /** One figure. Times in milliseconds. */
 export interface Figure {
@@ -33,6 +35,8 @@ export interface Figure {
   floorOf?: string;
   /** How many times faster than this project's bf16 figure of the same sizes. */
   ratio?: number;
+  /** Why there is no time, where a case was left out; its times are NaN. */
+  leftOut?: string;
   /** What another system took in the same run, and how many times faster this is. */
   peer?: { name: string; milliseconds: number; ratio: number };
 }
@@ -45,27 +49,58 @@ export interface Bench {
   bandwidth: number;
   /** Aborted at Ctrl-C. */
   signal: AbortSignal;
-  /** Times `call`, called with 0, 1, 2, ... to rotate over buffers, and adds the figure. `bytes` gives the floor. */
+  /** What else goes into the results, by name. */
+  notes: Record<string, unknown>;
+  /** False where one JSON object is the whole output. */
+  verbose: boolean;
+  /**
+   * Times `call`, called with 0, 1, 2, ... to rotate over buffers, and adds the figure. `bytes` gives the floor. A call that
+   * can't be recorded, as it launches a graph or copies from the host, says `recorded: false`.
+   */
   time(
     name: string,
     call: (turn: number) => void,
     floor?: { bytes: number } | { milliseconds: number; of: string },
+    options?: { recorded?: boolean },
   ): Promise<Figure>;
+  /** Adds a figure that was measured by other means. */
+  add(figure: Figure): void;
 }
 
 /** Larger than any cache here: buffers are rotated over this many bytes so that each call reads memory. */
 export const ROTATION_BYTES: number = 256 << 20;
 
-/** Bytes a second that the device reads: a product with one row streams a weight once. Median of several. */
-function readBandwidth(device: Device): number {
-  const out = 16384, width = device.name === "cpu" ? 4096 : 32768, bytes = out * width * 2;
+/** The middle one. */
+function median(times: number[]): number {
+  return times.sort((a, b) => a - b)[times.length >> 1];
+}
+
+/**
+ * Bytes a second that the device reads, by what reads them: a product with one row streams its weight once (128 MiB on a
+ * CPU, 2 GiB on a GPU); on a GPU also attention over 8 x 65536 tokens of a bf16 cache (2 GiB).
+ */
+function readBandwidth(device: Device): Record<string, number> {
+  const cpu = device.name === "cpu", out = cpu ? 16384 : 32768, width = cpu ? 4096 : 32768;
   using weight = Tensor.zeros(device, "bf16", [out, width]);
   using x = Tensor.zeros(device, "f32", [1, width]);
   using y = Tensor.empty(device, "f32", [1, out]);
-  const times = Array.from({ length: 12 }, () => device.time(() => linear(y, x, weight))).slice(2).sort((a, b) =>
-    a - b
-  );
-  return bytes / (times[times.length >> 1] / 1000);
+  const product = () => linear(y, x, weight);
+  if (cpu) {
+    const times = Array.from({ length: 12 }, () => device.time(product)).slice(2);
+    return { "product with one row": out * width * 2 / (median(times) / 1000) };
+  }
+  const rate = (call: () => void, bytes: number) => bytes / (timeCuda(device, call).median / 1000);
+  const slots = 8, tokens = 65536, shape = SHAPES[1];
+  using filled = new FilledLayer(device, shape, { keys: FORMATS.bf16, values: FORMATS.bf16 }, tokens, slots);
+  using q = Tensor.empty(device, "f32", [slots, shape.heads * shape.headDim]);
+  using attended = Tensor.empty(device, "f32", [slots, shape.heads * shape.headDim]);
+  using ids = Tensor.from(device, Int32Array.from({ length: slots }, (_, i) => i));
+  using positions = Tensor.from(device, new Int32Array(slots).fill(tokens - 1));
+  randomNormal(q, { seed: 5 });
+  return {
+    "product with one row": rate(product, out * width * 2),
+    "attention over bf16": rate(() => attention(attended, q, filled.layer, ids, positions), slots * filled.bytes),
+  };
 }
 
 async function timeCpu(device: Device, call: (turn: number) => void): Promise<Omit<Figure, "name">> {
@@ -77,14 +112,18 @@ async function timeCpu(device: Device, call: (turn: number) => void): Promise<Om
   return { median: stats.p50 / 1e6, p25: stats.p25 / 1e6, p75: stats.p75 / 1e6 };
 }
 
-function timeCuda(device: Device, call: (turn: number) => void): Omit<Figure, "name"> {
+function timeCuda(device: Device, call: (turn: number) => void, recorded: boolean = true): Omit<Figure, "name"> {
   let turn = 0;
+  const within = (least: number, most: number, x: number) => Math.max(least, Math.min(most, Math.ceil(x)));
   for (let i = 0; i < 3; i++) call(turn++);
-  const once = device.time(() => call(turn++)), batch = Math.max(1, Math.min(50, Math.ceil(1 / once)));
-  const times = Array.from({ length: 20 }, () =>
-    device.time(() => {
-      for (let i = 0; i < batch; i++) call(turn++);
-    }) / batch).sort((a, b) => a - b);
+  const once = device.time(() => call(turn++)), count = recorded ? within(1, 512, 4 / once) : within(4, 50, 20 / once);
+  const calls = (): void => {
+    for (let i = 0; i < count; i++) call(turn++);
+  };
+  using graph = recorded ? device.capture(calls) : null;
+  const run = graph ? () => graph.launch() : calls;
+  run();
+  const times = Array.from({ length: 20 }, () => device.time(run) / count).sort((a, b) => a - b);
   return { median: times[10], p25: times[5], p75: times[15] };
 }
 
@@ -122,8 +161,12 @@ export interface Results {
   device: DeviceInfo;
   /** Measured read bandwidth, bytes a second. */
   bandwidth: number;
+  /** Read bandwidth by reader; the best counts. */
+  readers: Record<string, number>;
   /** The figures. */
   figures: Figure[];
+  /** What a benchmark has to say beside its figures. */
+  notes: Record<string, unknown>;
 }
 
 /** Runs a benchmark as a script. Extra options are passed on. */
@@ -155,38 +198,41 @@ export async function benchmark<const O extends Record<string, Option>>(
       json: boolean;
     };
     using device = Device.open(deviceOptions({ ...given, library: given.library }));
-    const bandwidth = readBandwidth(device), figures: Figure[] = [];
+    const readers = readBandwidth(device), bandwidth = Math.max(...Object.values(readers));
+    const figures: Figure[] = [], notes: Record<string, unknown> = {};
     const cpus = os.cpus();
     if (!given.json) {
       console.log(
         `${name} on ${device.info.device} (${device.name}, ${device.info.threads} threads), ${runtime()}, commit ${commit()}`,
       );
-      console.log(`read bandwidth ${(bandwidth / 1e9).toFixed(1)} GB/s`);
+      const rates = Object.entries(readers).map(([name, rate]) => `${(rate / 1e9).toFixed(1)} GB/s by ${name}`);
+      console.log(`read bandwidth ${rates.join(", ")}`);
     }
     const bench: Bench = {
       device,
       bandwidth,
       signal,
-      async time(label, call, floor) {
+      notes,
+      verbose: !given.json,
+      async time(label, call, floor, options = {}) {
         signal.throwIfAborted();
-        const timed = device.name === "cpu" ? await timeCpu(device, call) : timeCuda(device, call);
+        const timed = device.name === "cpu" ? await timeCpu(device, call) : timeCuda(device, call, options.recorded);
         const figure: Figure = { name: label, ...timed };
         if (floor) {
           figure.floor = "bytes" in floor ? floor.bytes / bandwidth * 1000 : floor.milliseconds;
           figure.floorOf = "bytes" in floor ? `${floor.bytes} bytes read` : floor.of;
         }
-        figures.push(figure);
-        if (!given.json) {
-          console.log(
-            `${label.padEnd(44)} ${text(figure.median).padStart(10)}` +
-              (figure.floor === undefined
-                ? ""
-                : `   floor ${text(figure.floor).padStart(10)}  ${
-                  (100 * figure.floor / figure.median).toFixed(0).padStart(3)
-                } %`),
-          );
-        }
+        bench.add(figure);
         return figure;
+      },
+      add(figure) {
+        figures.push(figure);
+        if (given.json) return;
+        const { name: label, median, floor, leftOut } = figure;
+        const share = floor === undefined
+          ? ""
+          : `   floor ${text(floor).padStart(10)}  ${(100 * floor / median).toFixed(0).padStart(3)} %`;
+        console.log(`${label.padEnd(44)} ${leftOut ?? text(median).padStart(10) + share}`);
       },
     };
     await run(bench, options as Record<string, unknown>);
@@ -198,7 +244,9 @@ export async function benchmark<const O extends Record<string, Option>>(
       machine: { cpu: cpus[0]?.model ?? "unknown", cores: cpus.length, memory: os.totalmem() },
       device: device.info,
       bandwidth,
+      readers,
       figures,
+      notes,
     };
     if (given.out) {
       mkdirSync(dirname(given.out), { recursive: true });

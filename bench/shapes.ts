@@ -4,7 +4,17 @@
  * @module
  */
 
-import { type Device, type Format, gaussianCodebook, KvLayer, Quantizer, randomNormal, Tensor } from "../mod.ts";
+import {
+  type Device,
+  type Format,
+  gaussianCodebook,
+  type KvCache,
+  KvLayer,
+  Quantizer,
+  randomNormal,
+  type Sequence,
+  Tensor,
+} from "../mod.ts";
 
 /** Attention sizes of a model. */
 export interface Shape {
@@ -119,4 +129,31 @@ export class FilledLayer implements Disposable {
   [Symbol.dispose](): void {
     this.#owned.dispose();
   }
+}
+
+/**
+ * Stores `tokens` random tokens in `count` new sequences of a cache, without a model: keys and values are encoded as decoding
+ * would, every token into memory of its own.
+ */
+export function fillCache(device: Device, cache: KvCache, count: number, tokens: number): Sequence[] {
+  const width = cache.shape.kvHeads * cache.shape.headDim, chunk = Math.min(tokens, 8192);
+  using keys = Tensor.empty(device, "f32", [chunk, width]);
+  using values = Tensor.empty(device, "f32", [chunk, width]);
+  using slots = Tensor.empty(device, "i32", [chunk]);
+  using positions = Tensor.from(device, Int32Array.from({ length: tokens }, (_, i) => i));
+  randomNormal(keys, { seed: 1 });
+  randomNormal(values, { seed: 2 });
+  return Array.from({ length: count }, () => {
+    const sequence = cache.sequence();
+    sequence.extend(tokens);
+    sequence.expose(sequence.exactFrom);
+    slots.write(new Int32Array(chunk).fill(sequence.slot));
+    for (const layer of cache.layers) {
+      for (let first = 0; first < tokens; first += chunk) {
+        const rows = Math.min(chunk, tokens - first);
+        layer.quantize(keys, values, slots, positions.rows(first, rows), { rows });
+      }
+    }
+    return sequence;
+  });
 }
