@@ -16,6 +16,7 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { slow } from "./support/slow.ts";
 
 const root = fileURLToPath(new URL("..", import.meta.url)), model = join(root, "assets/tiny-llama");
 
@@ -103,6 +104,85 @@ test("evaluate --json measures presets against bf16", () => {
   const { rows } = JSON.parse(stdout);
   assertEquals(rows.map((row: { kv: string }) => row.kv), ["bf16", "vq4", "d4b8+d8b8"]);
   assert(rows[0].kl === 0 && rows[1].kl > 0 && rows[2].kl > rows[1].kl, stdout);
+});
+
+/** What a row of `evaluate --json` has. */
+interface Row {
+  text: string;
+  method: string;
+  path: string;
+  kl: number;
+  effectiveBits: number;
+  attentionError: number[];
+  retrieved: boolean[];
+  drift: { first: number; agreement: number }[];
+}
+
+/** `evaluate --json` of methods over a short text. */
+function evaluateMethods(methods: string[], ...args: string[]) {
+  const short = ["--windows", "1", "--length", "192", "--calibration-windows", "3", "--sinks", "0", "--window", "64"];
+  const { status, stdout, stderr } = run(
+    "evaluate",
+    "--json",
+    "--device",
+    "cpu",
+    ...short,
+    "--method",
+    methods.join(),
+    ...args,
+  );
+  assertEquals([status, stderr], [0, ""]);
+  return JSON.parse(stdout);
+}
+
+test(
+  "evaluate --json takes every measure of the methods of other systems, and says which path they run on",
+  { skip: slow },
+  () => {
+    const { rows, codebooks, outliers, context } = evaluateMethods(
+      ["vecinfer", "million", "kivi:g64"],
+      "--measures",
+      "all",
+    );
+    assertEquals(
+      rows.map((row: Row) => [row.method, row.path]),
+      [["bf16", "fused"], ["vecinfer", "fused"], ["million", "fused"], ["kivi:b2g64", "reference"]],
+    );
+    for (const [i, row] of (rows as Row[]).entries()) {
+      const figures = JSON.stringify(row);
+      assert(i === 0 ? row.kl === 0 : row.kl > 1e-4 && row.kl < 0.4, figures);
+      assertEquals([row.attentionError.length, row.retrieved.length, row.drift.length], [8, 10, 1]);
+      assert(Math.max(...row.attentionError) < 0.6 && (i === 0 || Math.min(...row.attentionError) > 1e-3), figures);
+      assert(row.drift[0].first <= 256 && row.drift[0].agreement <= 1, figures);
+      assert(row.effectiveBits > 2 && row.effectiveBits <= (i === 0 ? 16 : 2.7), figures);
+    }
+    assertEquals(context, 32768);
+    const { entropy, counts, bits } = codebooks[0];
+    assert(
+      entropy > bits - 2 && entropy <= bits && counts.length === 256 && counts[0] >= counts[255],
+      `entropy ${entropy}`,
+    );
+    const { before, after } = outliers[0],
+      peak = (x: number[]) => Math.max(...x) / [...x].sort((a, b) => a - b)[x.length >> 1];
+    assert(peak(before) > peak(after), "the transform does not flatten the channels");
+  },
+);
+
+test("evaluate measures several kinds of text, each against its own bf16", { skip: slow }, () => {
+  const text = join(model, "eval.txt"), files = `docs=${text},calib=${join(model, "calib.txt")}`;
+  const { rows, texts } = evaluateMethods(["data-free", "ott", "turboquant", "clustering"], "--text", files);
+  assertEquals(texts.map(({ kind }: { kind: string }) => kind), ["docs", "calib"]);
+  for (const kind of ["docs", "calib"]) {
+    const own: Row[] = rows.filter((row: Row) => row.text === kind);
+    assertEquals(own.map(({ method }) => method), [
+      "bf16",
+      "data-free",
+      "ott:b2g128",
+      "turboquant:b2",
+      "clustering:r4",
+    ]);
+    assert(own[0].kl === 0 && own.slice(1).every(({ kl }) => kl > 1e-4 && kl < 0.4), JSON.stringify(own));
+  }
 });
 
 test("calibrate writes a file that generate then uses", () => {
@@ -200,6 +280,32 @@ for (const [what, spoil, file, cause] of spoilt) {
   });
 }
 
+test("a path that is no model is an error that says what to give, exit code 1", () => {
+  withModel((folder) => {
+    const empty = join(folder, "empty"), text = join(folder, "text.gguf");
+    mkdirSync(empty);
+    writeFileSync(text, "This is a text, whatever its name says.");
+    const paths: [string, string][] = [
+      [join(folder, "none"), "none: no such file; give a model folder"],
+      [join(folder, "none.gguf"), "none.gguf: no such file; give a model folder"],
+      [empty, `${join(empty, "config.json")}: no such file; give a model folder`],
+      [join(folder, "model.safetensors"), "model.safetensors: is a file whose name does not end in .gguf; give"],
+      [text, "text.gguf: is not a GGUF file"],
+    ];
+    for (const [path, message] of paths) {
+      for (const args of [["generate", "-m", path, "x"], ["plan", "-m", path]]) {
+        const [script, ...rest] = args, { status, stdout, stderr } = run(script, ...rest);
+        assertEquals([status, stdout], [1, ""]);
+        assertStringIncludes(stderr, message);
+      }
+    }
+    // A model without a text of its own is evaluated on one that is given.
+    const { status, stderr } = run("evaluate", "-m", folder);
+    assertEquals(status, 2);
+    assertStringIncludes(stderr, "comes with no eval.txt; give a text file");
+  });
+});
+
 test("text that is missing or not UTF-8 is an error that names it, exit code 1", () => {
   withModel((folder) => {
     const latin = join(folder, "latin.txt");
@@ -229,6 +335,10 @@ const badUse: [string, string[], string][] = [
   ["calibrate", ["-k", "bf16", "x"], "nothing to calibrate"],
   ["calibrate", [], "argument is missing"],
   ["evaluate", ["--windows", "none"], "--windows takes a number"],
+  ["evaluate", ["--method", "kiwi"], 'method "kiwi" is unknown'],
+  ["evaluate", ["--method", "kivi:g9"], "g 32 64 128"],
+  ["evaluate", ["--measures", "speed"], '"speed" is unknown'],
+  ["evaluate", ["--text", "docs"], "not kind=FILE"],
   ["plan", ["--memory", "lots"], '--memory is "lots"'],
   ["demo", ["--nonsense"], "nonsense"],
 ];
@@ -240,7 +350,7 @@ for (const [script, args, message] of badUse) {
   });
 }
 
-for (const script of ["generate", "calibrate", "evaluate", "plan", "demo", "gaussian"]) {
+for (const script of ["generate", "calibrate", "evaluate", "plan", "demo", "gaussian", "report"]) {
   test(`${script} --help says how it is used`, () => {
     const { status, stdout } = run(script, "--help");
     assertEquals(status, 0);

@@ -164,4 +164,12 @@ test("unknown presets, formats and sizes are refused by name", () => {
   assertThrows(() => kvConfig("vq2", { window: 1.5 }), RangeError, "window is 1.5");
   assertEquals(kvConfig({ keys: "d8b12", values: "d8b8" }).name, "vq1.25");
   assertEquals(kvConfig({ keys: "d4b10", values: "d8b12" }).name, "d4b10+d8b12");
+  // A cache's name gives the same cache; a plus at the end is the preset's.
+  assertEquals(kvConfig("d4b10+d8b12"), kvConfig({ keys: "d4b10", values: "d8b12" }));
+  assertEquals(kvConfig("vq3+vq1.5", { sinks: 0 }), kvConfig({ keys: "vq3", values: "vq1.5", sinks: 0 }));
+  assertEquals(kvConfig("vq2+vq1+"), kvConfig({ keys: "vq2", values: "vq1+" }));
+  assertEquals([kvConfig("vq2+").name, kvConfig("vq1+").name], ["vq2+", "vq1+"]);
+  for (const name of ["d4b10+d3b3", "d4b10+", "+d8b8", "+", ""]) {
+    assertThrows(() => kvConfig(name), RangeError, "is unknown");
+  }
 });

@@ -5,21 +5,27 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import {
+  cacheBytes,
   calibrate,
   Device,
   EMBEDDED_MODEL,
+  KvCache,
   kvConfig,
   Llama,
   loadCalibration,
+  MethodCalibrator,
+  methodOf,
   modelFingerprint,
   PRESETS,
   readCalibration,
   readText,
+  recipeOf,
   textWindows,
   Tokenizer,
   WeightsError,
   writeCalibration,
 } from "../../mod.ts";
+import { slow } from "../support/slow.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL), fingerprint = modelFingerprint(folder);
 const shape = { layers: 8, kvHeads: 2, headDim: 64 };
@@ -39,7 +45,10 @@ test("every preset of the embedded model has a calibration", () => {
   for (const preset of Object.keys(PRESETS).filter((name) => name !== "bf16")) {
     const { keys, values } = readCalibration(file(preset), fingerprint, shape, kvConfig(preset));
     assertEquals([keys!.layers.length, values!.layers.length], [8, 8]);
-    assert(keys!.hadamard && keys!.smooth && !values!.hadamard && !values!.smooth);
+    const { plus = false, layerBits } = PRESETS[preset];
+    assert(keys!.hadamard && keys!.smooth && !values!.smooth);
+    assertEquals([values!.hadamard, keys!.feedback ?? false], [layerBits !== undefined, plus]);
+    assertEquals(keys!.layerFormats?.length, layerBits === undefined ? undefined : 8);
   }
 });
 
@@ -104,6 +113,72 @@ test("calibration is deterministic for a seed, and what is written is what is re
       wrote.layers.forEach((layer, i) => {
         assertEquals(read.layers[i].codebook, Float32Array.from(Float16Array.from(layer.codebook)));
         assertEquals(read.layers[i].smooth, layer.smooth);
+      });
+    }
+  });
+});
+
+test("codebooks of sub-vectors are read as they were written, and a file with the wrong number of them is refused", {
+  skip: slow,
+}, async () => {
+  using device = Device.open({ device: "cpu" });
+  using model = await Llama.load(device, folder);
+  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
+    config = kvConfig("vq2");
+  using calibrator = new MethodCalibrator(model, windows);
+  const method = methodOf("cq:plain");
+  assert(method.path === "fused");
+  const made = await calibrator.calibrate(method, config);
+  inFolder((temporary) => {
+    const path = join(temporary, "vq2.vecinfer.safetensors");
+    writeCalibration(path, made, shape, fingerprint);
+    const { keys } = readCalibration(path, fingerprint, shape, config);
+    assertEquals([keys!.codebookHeads, keys!.codebookParts], [2, 16]);
+    assertEquals(keys!.layers[5].codebook, Float32Array.from(Float16Array.from(made.keys.layers[5].codebook)));
+    const half = {
+      ...made.keys,
+      codebookParts: 8,
+      layers: made.keys.layers.map(({ codebook }) => ({ codebook: codebook.subarray(0, codebook.length / 2) })),
+    };
+    writeCalibration(path, { keys: half, values: made.values }, shape, fingerprint);
+    assertThrows(
+      () => readCalibration(path, fingerprint, shape, config),
+      WeightsError,
+      "layers.0.keys.codebook is F16 [2,8,256,4]",
+    );
+  });
+});
+
+test("vecinfer+ spreads its bits over layers, is deterministic, and what is written is what is read", async () => {
+  using device = Device.open({ device: "cpu" });
+  using model = await Llama.load(device, folder);
+  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 160, 2),
+    config = kvConfig("vq2+");
+  const recipe = { ...recipeOf("vecinfer+", 1.85), iterations: 2, samples: 5000 };
+  const progress: number[] = [];
+  const first = await calibrate(model, config, windows, recipe, { onProgress: (done) => progress.push(done) });
+  assertEquals(first, await calibrate(model, config, windows, recipe));
+  assertEquals(progress.at(-1), 32);
+  assert(progress.every((done, i) => i === 0 || done >= progress[i - 1]));
+  const formats = [...first.keys.layerFormats!, ...first.values.layerFormats!];
+  const bits = formats.reduce((sum, format) => sum + format.bits / format.subDim, 0) / formats.length;
+  assert(bits <= 1.85 && bits > 1.75, `mean of ${bits} bits`);
+  assert(new Set(formats).size > 1);
+  using cache = new KvCache(device, model.cacheShape, config, first, { context: 1024 });
+  assertEquals(cache.bytes(), cacheBytes(model.cacheShape, config, first, 1024));
+  inFolder((temporary) => {
+    const path = join(temporary, "vq2+.vecinfer.safetensors");
+    writeCalibration(path, first, shape, fingerprint);
+    const back = readCalibration(path, fingerprint, shape, config);
+    for (const which of ["keys", "values"] as const) {
+      const [wrote, read] = [first[which], back[which]!];
+      assertEquals(read.layerFormats, wrote.layerFormats);
+      assertEquals([read.sharedCodebooks, read.feedback], [true, wrote.feedback]);
+      assertEquals(new Set(read.layers.map((layer) => layer.codebook)).size, new Set(read.layerFormats).size);
+      wrote.layers.forEach((layer, i) => {
+        const half = (x: Float32Array | undefined) => x && Float32Array.from(Float16Array.from(x));
+        assertEquals(read.layers[i].codebook, half(layer.codebook));
+        assertEquals(read.layers[i].feedback, half(layer.feedback));
       });
     }
   });

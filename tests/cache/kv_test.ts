@@ -7,6 +7,7 @@ import {
   EMBEDDED_MODEL,
   kvConfig,
   KvLayer,
+  layerFormat,
   modelFingerprint,
   PRESETS,
   Quantizer,
@@ -49,13 +50,56 @@ function reference(q: Float32Array, keys: Float32Array, values: Float32Array): F
   return out;
 }
 
+/** The relative error of attention over a layer's codes against that over its dequantized rows, for the last token. */
+function errorOf(device: Device, layer: number, keys: Quantizer, values: Quantizer): number {
+  using owned = new DisposableStack();
+  const pages = TOKENS / 64;
+  const cache = owned.use(
+    new KvLayer(device, {
+      keys,
+      values,
+      keyPages: owned.use(Tensor.empty(device, "u8", [pages, keys.pageBytes])),
+      valuePages: owned.use(Tensor.empty(device, "u8", [pages, values.pageBytes])),
+      pageTable: owned.use(
+        Tensor.from(device, Int32Array.from({ length: pages }, (_, i) => pages - 1 - i), [1, pages]),
+      ),
+      exactFrom: owned.use(Tensor.zeros(device, "i32", [1])),
+      sinks: 0,
+      window: 0,
+      recent: 0,
+    }),
+  );
+  const tensor = (array: Float32Array | Int32Array, width: number) =>
+    owned.use(Tensor.from(device, array, [array.length / width, width]));
+  const slots = tensor(new Int32Array(TOKENS), 1),
+    positions = tensor(Int32Array.from({ length: TOKENS }, (_, i) => i), 1);
+  const width = KV_HEADS * D, queries = rowsOf(`layers.${layer}.q`, HEADS).subarray(-HEADS * D);
+  cache.quantize(
+    tensor(rowsOf(`layers.${layer}.k`, KV_HEADS), width),
+    tensor(rowsOf(`layers.${layer}.v`, KV_HEADS), width),
+    slots,
+    positions,
+  );
+  const [k, v] = [tensor(new Float32Array(TOKENS * width), width), tensor(new Float32Array(TOKENS * width), width)];
+  cache.dequantize(k, v, 0, 0);
+  const out = tensor(new Float32Array(HEADS * D), HEADS * D);
+  attention(out, tensor(queries, HEADS * D), cache, slots.rows(0, 1), positions.rows(TOKENS - 1, 1));
+  const expected = reference(queries, k.read<Float32Array>(), v.read<Float32Array>()), found = out.read<Float32Array>();
+  let error = 0, size = 0;
+  expected.forEach((x, i) => {
+    error += (x - found[i]) ** 2;
+    size += x * x;
+  });
+  return Math.sqrt(error / size);
+}
+
 for (const preset of Object.keys(PRESETS)) {
   test(`${preset}: attention over the codes of real keys and values is that over the dequantized ones, within 1e-5`, () => {
     using device = Device.open({ device: "cpu" });
     using owned = new DisposableStack();
     const config = kvConfig(preset), shape = { layers: 8, kvHeads: KV_HEADS, headDim: D };
     for (const layer of [0, 3, 7]) {
-      const quantizers = (["keys", "values"] as const).map((which) => {
+      const [keys, values] = (["keys", "values"] as const).map((which) => {
         const format = config[which];
         const side = format.bits === 16 ? undefined : readCalibration(
           `${folder}/calibration/${preset}.vecinfer.safetensors`,
@@ -63,59 +107,66 @@ for (const preset of Object.keys(PRESETS)) {
           shape,
           { [which]: format },
         )[which]!;
-        const { codebook, smooth } = side?.layers[layer] ?? {};
+        const { codebook, smooth, feedback } = side?.layers[layer] ?? {};
+        const { subDim, bits } = side ? layerFormat(side, format, layer) : format;
         return owned.use(
           new Quantizer(device, {
             kvHeads: KV_HEADS,
             headDim: D,
-            subDim: format.subDim,
-            bits: format.bits,
-            codebooks: codebook && owned.use(Tensor.from(device, codebook, [1, 2 ** format.bits, format.subDim])),
-            codebookHeads: 1,
+            subDim,
+            bits,
+            codebooks: codebook && owned.use(Tensor.from(device, codebook, [codebook.length / subDim, subDim])),
+            codebookHeads: side?.codebookHeads,
             smooth: smooth && owned.use(Tensor.from(device, smooth, [KV_HEADS, D])),
+            feedback: feedback && owned.use(Tensor.from(device, feedback, [KV_HEADS, D * D])),
             hadamard: side?.hadamard ?? false,
+            tokenScale: side?.tokenScale ?? false,
           }),
         );
       });
-      const [keys, values] = quantizers, pages = TOKENS / 64;
-      const cache = owned.use(
-        new KvLayer(device, {
-          keys,
-          values,
-          keyPages: owned.use(Tensor.empty(device, "u8", [pages, keys.pageBytes])),
-          valuePages: owned.use(Tensor.empty(device, "u8", [pages, values.pageBytes])),
-          pageTable: owned.use(
-            Tensor.from(device, Int32Array.from({ length: pages }, (_, i) => pages - 1 - i), [1, pages]),
-          ),
-          exactFrom: owned.use(Tensor.zeros(device, "i32", [1])),
-          sinks: 0,
-          window: 0,
-          recent: 0,
-        }),
-      );
-      const tensor = (array: Float32Array | Int32Array, width: number) =>
-        owned.use(Tensor.from(device, array, [array.length / width, width]));
-      const slots = tensor(new Int32Array(TOKENS), 1),
-        positions = tensor(Int32Array.from({ length: TOKENS }, (_, i) => i), 1);
-      const width = KV_HEADS * D, queries = rowsOf(`layers.${layer}.q`, HEADS).subarray(-HEADS * D);
-      cache.quantize(
-        tensor(rowsOf(`layers.${layer}.k`, KV_HEADS), width),
-        tensor(rowsOf(`layers.${layer}.v`, KV_HEADS), width),
-        slots,
-        positions,
-      );
-      const [k, v] = [tensor(new Float32Array(TOKENS * width), width), tensor(new Float32Array(TOKENS * width), width)];
-      cache.dequantize(k, v, 0, 0);
-      const out = tensor(new Float32Array(HEADS * D), HEADS * D);
-      attention(out, tensor(queries, HEADS * D), cache, slots.rows(0, 1), positions.rows(TOKENS - 1, 1));
-      const expected = reference(queries, k.read<Float32Array>(), v.read<Float32Array>()),
-        found = out.read<Float32Array>();
-      let error = 0, size = 0;
-      expected.forEach((x, i) => {
-        error += (x - found[i]) ** 2;
-        size += x * x;
+      const error = errorOf(device, layer, keys, values);
+      assert(error <= 1e-5, `layer ${layer}: relative error ${error}`);
+    }
+  });
+}
+
+/** A codebook for each head and sub-vector: sub-vectors of evenly spread tokens. */
+function partCodebooks(rows: Float32Array, subDim: number, words: number): Float32Array {
+  const parts = D / subDim, out = new Float32Array(KV_HEADS * parts * words * subDim);
+  for (let book = 0; book < KV_HEADS * parts; book++) {
+    for (let word = 0; word < words; word++) {
+      const token = Math.floor(word * TOKENS / words), at = token * KV_HEADS * D + book * subDim;
+      // More codewords than tokens: further ones are moved away from the tokens.
+      const factor = 1 + word % Math.max(1, words / TOKENS) / 8;
+      for (let i = 0; i < subDim; i++) out[(book * words + word) * subDim + i] = factor * rows[at + i];
+    }
+  }
+  return out;
+}
+
+for (const preset of Object.keys(PRESETS).filter((name) => name !== "bf16")) {
+  test(`${preset} with a codebook a head and sub-vector: attention over the codes is that over the dequantized ones, within 1e-5`, () => {
+    using device = Device.open({ device: "cpu" });
+    using owned = new DisposableStack();
+    const config = kvConfig(preset);
+    for (const layer of [0, 3, 7]) {
+      const [keys, values] = (["keys", "values"] as const).map((which) => {
+        const { subDim, bits } = config[which], rows = rowsOf(`layers.${layer}.${which[0]}`, KV_HEADS);
+        const codebooks = partCodebooks(rows, subDim, 2 ** bits);
+        return owned.use(
+          new Quantizer(device, {
+            kvHeads: KV_HEADS,
+            headDim: D,
+            subDim,
+            bits,
+            codebooks: owned.use(Tensor.from(device, codebooks, [codebooks.length / subDim, subDim])),
+            codebookHeads: KV_HEADS,
+            codebookParts: D / subDim,
+          }),
+        );
       });
-      assert(Math.sqrt(error / size) <= 1e-5, `layer ${layer}: relative error ${Math.sqrt(error / size)}`);
+      const error = errorOf(device, layer, keys, values);
+      assert(error <= 1e-5, `layer ${layer}: relative error ${error}`);
     }
   });
 }

@@ -63,7 +63,7 @@ test("cuda: every preset costs what it costs on the CPU, within 1 %", { skip }, 
   });
 });
 
-test("cuda: a batch of sequences with a coded cache writes what the CPU writes", { skip }, async () => {
+test("cuda: text over a coded cache is what the CPU writes", { skip }, async () => {
   const texts: string[] = [];
   for (const device of ["cpu", "cuda"] as const) {
     using model = await LanguageModel.load(EMBEDDED_MODEL, { kv: "vq2", device });

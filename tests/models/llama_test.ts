@@ -1,9 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { readFileSync } from "node:fs";
-import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { EMBEDDED_MODEL, evaluate, LanguageModel, readText, Tensor, textWindows } from "../../mod.ts";
+import { slow } from "../support/slow.ts";
 
 // Values of Hugging Face transformers in float32; see assets/tiny-llama/README.md.
 const folder = fileURLToPath(EMBEDDED_MODEL);
@@ -27,23 +27,25 @@ test("logits of the embedded model are within 2e-2 of the reference", async () =
   assert(Math.abs(logSumExp - golden.logits.logsumexp) <= 2e-2, `log-sum-exp ${logSumExp}`);
 });
 
-const skip = process.env.VECINFER_SANITIZE ? "takes minutes under sanitizers" : false;
-
-test("perplexity of the embedded model is within 0.2 % of the reference, with a bf16 cache", { skip }, async () => {
-  using model = await load();
-  const windows = textWindows(model.tokenizer, readText(`${folder}/eval.txt`), 2049, 8);
-  const [quality] = await evaluate(model.model, model.cache, [], windows);
-  const { perplexity, nll_per_window } = golden.perplexity;
-  assert(
-    Math.abs(quality.perplexity / perplexity - 1) <= 2e-3,
-    `perplexity ${quality.perplexity}, reference ${perplexity}`,
-  );
-  quality.nll.forEach((nll, i) =>
-    assert(Math.abs(nll - nll_per_window[i]) <= 5e-3, `window ${i}: ${nll}, reference ${nll_per_window[i]}`)
-  );
-  assertEquals(quality.kl, 0);
-  assertEquals(quality.top1, 1);
-});
+test(
+  "perplexity of the embedded model is within 0.2 % of the reference, with a bf16 cache",
+  { skip: slow },
+  async () => {
+    using model = await load();
+    const windows = textWindows(model.tokenizer, readText(`${folder}/eval.txt`), 2049, 8);
+    const [quality] = await evaluate(model.model, model.cache, [], windows);
+    const { perplexity, nll_per_window } = golden.perplexity;
+    assert(
+      Math.abs(quality.perplexity / perplexity - 1) <= 2e-3,
+      `perplexity ${quality.perplexity}, reference ${perplexity}`,
+    );
+    quality.nll.forEach((nll, i) =>
+      assert(Math.abs(nll - nll_per_window[i]) <= 5e-3, `window ${i}: ${nll}, reference ${nll_per_window[i]}`)
+    );
+    assertEquals(quality.kl, 0);
+    assertEquals(quality.top1, 1);
+  },
+);
 
 for (const { prompt, ids } of golden.greedy as { prompt: string; ids: number[] }[]) {
   test(`greedy continuation of "${prompt}" is the reference's`, async () => {

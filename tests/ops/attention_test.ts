@@ -7,7 +7,7 @@ import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";
 import { type LayerShape, type Side, TestLayer } from "../support/layer.ts";
 import { Random } from "../support/random.ts";
-import { attention as reference, bf16 } from "../support/reference.ts";
+import { allBf16, attention as reference, bf16 } from "../support/reference.ts";
 
 const vq2: Side = { subDim: 4, bits: 8, hadamard: true, smooth: true, tokenScale: true, perHead: true };
 const plain: Side = { subDim: 1, bits: 16 };
@@ -109,6 +109,25 @@ testOnDevices("attention in every format, seed 41", (device) => {
   }
 });
 
+testOnDevices("attention with a codebook a sub-vector, seed 46", (device) => {
+  const random = new Random(46);
+  for (const [subDim, bits] of [[2, 8], [4, 12], [4, 8], [4, 6], [8, 12], [8, 8]]) {
+    const shape = {
+      kvHeads: 2,
+      headDim: bits === 6 ? 128 : 64,
+      slots: 2,
+      maxPages: 3,
+      sinks: 4,
+      window: 24,
+      recent: 40,
+    };
+    const part: Side = { subDim, bits, perPart: true, perHead: bits === 8, tokenScale: bits === 12 };
+    testAttention(device, random, part, { ...part, hadamard: true }, shape, 3);
+    testAttention(device, random, vq2, part, shape, 1);
+    testAttention(device, random, part, plain, { ...shape, sinks: 0, window: 0, recent: 0 }, 5);
+  }
+});
+
 testOnDevices("attention with a window and no sinks, seed 42", (device) => {
   const shape = { kvHeads: 3, headDim: 64, slots: 2, maxPages: 3, sinks: 0, window: 7, recent: 12 };
   testAttention(device, new Random(42), vq2, vq2, shape, 3);
@@ -165,16 +184,27 @@ testOnDevices("attentionPrefill over fresh and past tokens, seed 44", (device) =
     using queries = Tensor.from(device, q, [rows, heads * headDim]);
     using out = Tensor.empty(device, "f32", [rows, heads * headDim]);
     const options = { headDim, past, first, slot: 1, layer: past > 0 ? layer.native : null };
-    attentionPrefill(out, queries, keys, values, options);
-    const expected = Array.from({ length: rows }, (_, r) => {
-      const all = before.map((head, h) => ({
-        keys: [...head.keys, ...headsOf(k, first + r + 1, kvHeads, headDim, h)],
-        values: [...head.values, ...headsOf(v, first + r + 1, kvHeads, headDim, h)],
-      }));
-      return expectedRow(all, q.subarray(r * heads * headDim, (r + 1) * heads * headDim), headDim, scale);
-    }).flat();
     const close = { absolute: device.name === "cpu" ? 1e-3 : 1e-2 };
-    assertAllClose(out.read(), expected, close, `${headDim} ${kvHeads} x ${group}, ${past} + ${fresh} from ${first}`);
+    const name = `${headDim} ${kvHeads} x ${group}, ${past} + ${fresh} from ${first}`;
+    attentionPrefill(out, queries, keys, values, options);
+    const result = out.read();
+    // The same rows as bf16 that lie in wider ones, beside NaN.
+    const token = (x: Float32Array, t: number) => Array.from(x.subarray(t * width, (t + 1) * width));
+    const gap = new Array<number>(8).fill(NaN);
+    const wide = Array.from({ length: fresh }, (_, t) => [...token(k, t), ...token(v, t), ...gap]).flat();
+    using both = Tensor.from(device, wide, [fresh, 2 * width + 8], "bf16");
+    attentionPrefill(out, queries, both.columns(0, width), both.columns(width, width), options);
+    const rounded = out.read();
+    const expected = (k: Float32Array, v: Float32Array) =>
+      Array.from({ length: rows }, (_, r) => {
+        const all = before.map((head, h) => ({
+          keys: [...head.keys, ...headsOf(k, first + r + 1, kvHeads, headDim, h)],
+          values: [...head.values, ...headsOf(v, first + r + 1, kvHeads, headDim, h)],
+        }));
+        return expectedRow(all, q.subarray(r * heads * headDim, (r + 1) * heads * headDim), headDim, scale);
+      }).flat();
+    assertAllClose(result, expected(k, v), close, name);
+    assertAllClose(rounded, expected(allBf16(k), allBf16(v)), close, `${name}, bf16`);
   }
 });
 
@@ -183,6 +213,7 @@ testOnDevices("attention and attentionPrefill name what they refuse, seed 45", (
     shape = { kvHeads: 2, headDim: 64, slots: 1, maxPages: 1, sinks: 0, window: 0, recent: 0 };
   using layer = new TestLayer(device, random, plain, plain, shape, 1);
   using x = Tensor.zeros(device, "f32", [2, 128]);
+  using half = Tensor.zeros(device, "bf16", [2, 128]);
   using slots = Tensor.zeros(device, "i32", [2]);
   using positions = Tensor.zeros(device, "i32", [2]);
   const { native } = layer;
@@ -202,6 +233,16 @@ testOnDevices("attention and attentionPrefill name what they refuse, seed 45", (
     () => attention(x, three, native, slots, positions, { rows: 2 }),
     VecInferError,
     "attention: q: expected",
+  );
+  assertThrows(
+    () => attentionPrefill(x, x, half, x, { headDim: 64 }),
+    VecInferError,
+    "attentionPrefill: values: expected bf16",
+  );
+  assertThrows(
+    () => attentionPrefill(x, x, half.columns(1, 64), half.columns(1, 64), { headDim: 64 }),
+    VecInferError,
+    "rows of bf16 keys and values begin at multiples of 16 bytes",
   );
   assertThrows(
     () => attentionPrefill(x, x, x, x, { headDim: 64, past: 3 }),

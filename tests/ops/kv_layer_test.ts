@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { KvLayer, Quantizer } from "../../lib/ops/mod.ts";
+import { KvLayer, Quantizer, rope } from "../../lib/ops/mod.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";
@@ -17,7 +17,10 @@ testOnDevices("KvLayer stores the nearest codewords of every format, seed 30", (
   for (const headDim of [64, 128]) {
     for (const [subDim, bits] of formats) {
       const shape = { kvHeads: 2, headDim, slots: 2, maxPages: 3, sinks: 2, window: 8, recent: 16 };
-      const keys: Side = { subDim, bits, ...(bits % 4 ? {} : all) }, values: Side = { subDim, bits, tokenScale: true };
+      // A codebook a sub-vector where the head dimension is 64, for keys of each head apart.
+      const perPart = headDim === 64;
+      const keys: Side = { subDim, bits, perPart, ...(bits % 4 ? {} : all) };
+      const values: Side = { subDim, bits, tokenScale: true, perPart: perPart && bits !== 8 };
       using layer = new TestLayer(device, random, keys, values, shape, 2);
       const count = 67, width = 2 * headDim, k = random.normals(count * width), v = random.normals(count * width, 0.1);
       layer.store(1, k, v, 16);
@@ -72,6 +75,45 @@ testOnDevices("KvLayer.quantize reads strided rows of several slots, seed 32", (
     values.slice(row * 300 + column, row * 300 + column + 128).map(bf16);
   assertEquals(read.keys, Float32Array.from([...expected(3, 20), ...expected(6, 20)]));
   assertEquals(read.values, Float32Array.from([...expected(3, 150), ...expected(6, 150)]));
+});
+
+testOnDevices("KvLayer.ropeQuantize rotates as rope does and stores what quantize stores, seed 33", (device) => {
+  const random = new Random(33);
+  for (const headDim of [64, 128]) {
+    const shape = { kvHeads: 2, headDim, slots: 2, maxPages: 1600, sinks: 2, window: 0, recent: 0 };
+    const heads = 6, width = heads * headDim, kv = 2 * headDim, stride = width + 2 * kv, at = [0, 3, 99_991];
+    for (
+      const [keys, values] of [[plain, plain], [{ subDim: 8, bits: 12, ...all }, {
+        subDim: 4,
+        bits: 8,
+        hadamard: true,
+      }]]
+    ) {
+      using layer = new TestLayer(device, random, keys, values, shape, 1600);
+      const rows = at.length;
+      using joint = Tensor.from(device, random.normals(rows * stride), [rows, stride]);
+      using apart = Tensor.empty(device, "f32", [rows, stride]);
+      apart.copyFrom(joint);
+      using slots = Tensor.from(device, new Int32Array(rows).fill(1));
+      using positions = Tensor.from(device, Int32Array.from(at));
+      using frequencies = Tensor.from(
+        device,
+        Float32Array.from({ length: headDim / 2 }, (_, i) => 1e4 ** (-2 * i / headDim)),
+      );
+      const sides = (x: Tensor) => [x.columns(width, kv), x.columns(width + kv, kv)] as const;
+      const read = () => at.map((position) => layer.pages(1, position, 1));
+      rope(apart, positions, frequencies, { heads: heads + 2, headDim, stride });
+      layer.native.quantize(...sides(apart), slots, positions);
+      const expected = read();
+      layer.native.ropeQuantize(joint, ...sides(joint), slots, positions, frequencies, { heads, stride });
+      const found = read(), name = `${headDim} channels, ${keys.bits} bits`;
+      assertAllClose(joint.columns(0, width).read(), [...apart.columns(0, width).read()], { absolute: 2e-6 }, name);
+      for (let i = 0; i < rows; i++) {
+        assertAllClose(found[i].keys, [...expected[i].keys], { absolute: 1e-6, relative: 2 ** -7 }, `${name}, keys`);
+        assertAllClose(found[i].values, [...expected[i].values], { absolute: 1e-6 }, `${name}, values`);
+      }
+    }
+  }
 });
 
 testOnDevices("KvLayer names what it refuses, and outlives nothing it needs", (device) => {

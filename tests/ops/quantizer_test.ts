@@ -85,6 +85,7 @@ testOnDevices("Quantizer names what it refuses", (device) => {
   refused({ smooth: codebooks }, "Quantizer: smooth: expected f32 of 128 elements");
   using three = Tensor.zeros(device, "f32", [3, 256, 4]);
   refused({ codebooks: three }, "codebook_heads");
+  refused({ codebooks: three, codebookHeads: 1, codebookParts: 3 }, "codebook_parts");
   const quantizer = new Quantizer(device, options);
   using x = Tensor.zeros(device, "f32", [2, 192]);
   assertThrows(() => quantizer.transform(x, x, "sideways" as "query"), VecInferError, '"sideways"');

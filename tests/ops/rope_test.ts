@@ -76,5 +76,9 @@ test("ropeFrequencies, llama3: the three bands of Llama-3.1-8B", () => {
 
 test("ropeFrequencies refuses a scaling it does not know by name", () => {
   const config = { headDim: 64, ropeTheta: 10000, ropeScaling: { type: "yarn", factor: 4 } } as unknown as RopeConfig;
-  assertThrows(() => ropeFrequencies(config), VecInferError, 'expected default, linear or llama3, found "yarn"');
+  assertThrows(
+    () => ropeFrequencies(config),
+    VecInferError,
+    'expected default, linear, llama3 or factors, found "yarn"',
+  );
 });

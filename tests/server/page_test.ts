@@ -65,6 +65,25 @@ async function open(
 
 const bar = (page: Page) => page.locator("#used").getAttribute("aria-valuenow").then(Number);
 
+/** Asks for greedy answers of so many tokens at most: a drawn one may end at its first token. */
+const settle = (page: Page, tokens: number) =>
+  page.evaluate(
+    `document.getElementById("tokens").value = "${tokens}"; document.getElementById("temperature").value = "0"`,
+  );
+
+/**
+ * Notes in the page every length of the answer and the highest value of the gauge: the answer may be complete between
+ * two looks from outside.
+ */
+const WATCH = `
+  globalThis.seen = { lengths: [], most: 0 };
+  new MutationObserver(() => {
+    const length = document.querySelector("article.assistant")?.textContent.length ?? 0;
+    if (length > (seen.lengths.at(-1) ?? 0)) seen.lengths.push(length);
+    seen.most = Math.max(seen.most, Number(document.getElementById("used").getAttribute("aria-valuenow")));
+  }).observe(document.body, { subtree: true, childList: true, characterData: true, attributes: true });
+`;
+
 /** Waits until an expression is true in the page, whose policy forbids it to evaluate text itself. */
 async function until(page: Page, expression: string): Promise<void> {
   for (let i = 0; i < 600; i++) {
@@ -80,19 +99,13 @@ for (const [scheme, width, height] of PAGES) {
     { skip },
     async () => {
       const { page, problems } = await open(scheme, width, height);
-      await page.evaluate('document.getElementById("tokens").value = "300"');
+      await settle(page, 300);
       const before = await bar(page);
+      await page.evaluate(WATCH);
       await page.fill("#input", "The kernel module is loaded by");
       await page.press("#input", "Enter");
-      const lengths: number[] = [];
-      let most = before;
-      for (let i = 0; i < 400; i++) {
-        const answer = page.locator("article.assistant"), text = await answer.textContent();
-        if (text!.length > (lengths.at(-1) ?? 0)) lengths.push(text!.length);
-        most = Math.max(most, await bar(page));
-        if (await answer.getAttribute("aria-busy") === null) break;
-        await page.waitForTimeout(20);
-      }
+      await page.waitForSelector("article.assistant:not([aria-busy])");
+      const { lengths, most } = await page.evaluate<{ lengths: number[]; most: number }>("seen");
       assert(lengths.length >= 3, `the text grew ${lengths.length} times`);
       assert(most > before, `the gauge stayed at ${before}`);
       if (pictures) {
@@ -127,6 +140,7 @@ test("page: the other cache, stopping, a second message, a new chat, all by keyb
   assertEquals(await page.locator("#model option").allTextContents(), ["vq2 (tiny-llama)", "bf16 (tiny-llama:bf16)"]);
   await page.selectOption("#model", "tiny-llama:bf16");
   assertStringIncludes((await page.locator("#config").textContent())!, "bf16 / bf16");
+  await settle(page, 1500); // Long enough to be stopped.
   await page.focus("#input");
   await page.keyboard.type("To install the package");
   await page.keyboard.press("Enter");
@@ -136,6 +150,7 @@ test("page: the other cache, stopping, a second message, a new chat, all by keyb
   await page.keyboard.press("Enter");
   await page.waitForSelector("article.assistant:not([aria-busy])");
   assertEquals(await page.textContent("#send"), "Send");
+  assertEquals(await page.locator("article").count(), 2);
   for (let i = 0; i < 100 && server!.app.active > 0; i++) await page.waitForTimeout(20);
   assertEquals(server!.app.active, 0);
   await page.keyboard.type("And then");

@@ -14,6 +14,8 @@ export interface Side {
   smooth?: boolean;
   /** A codebook a KV head. */
   perHead?: boolean;
+  /** A codebook a sub-vector. */
+  perPart?: boolean;
 }
 
 /** Sizes of a {@linkcode TestLayer}. */
@@ -38,23 +40,31 @@ export class TestQuantizer implements Disposable {
 
   constructor(device: Device, random: Random, side: Side, kvHeads: number, headDim: number) {
     const { subDim, bits } = side, heads = side.perHead ? kvHeads : 1, words = 2 ** bits;
+    const codebookParts = side.perPart ? headDim / subDim : 1, shape = [heads, codebookParts, words, subDim];
     this.#side = side;
     this.#headDim = headDim;
     this.#smooth = side.smooth
       ? Float32Array.from({ length: kvHeads * headDim }, () => 0.5 + random.uniform())
       : undefined;
-    using codebooks = bits === 16 ? undefined : Tensor.from(device, random.normals(heads * words * subDim), [
-      heads,
-      words,
-      subDim,
-    ]);
+    const size = heads * codebookParts * words * subDim;
+    using codebooks = bits === 16 ? undefined : Tensor.from(device, random.normals(size), shape);
     using smooth = this.#smooth && Tensor.from(device, this.#smooth, [kvHeads, headDim]);
     const { hadamard, tokenScale } = side;
-    this.native = new Quantizer(device, { kvHeads, headDim, subDim, bits, codebooks, smooth, hadamard, tokenScale });
+    this.native = new Quantizer(device, {
+      kvHeads,
+      headDim,
+      subDim,
+      bits,
+      codebooks,
+      smooth,
+      hadamard,
+      tokenScale,
+      codebookParts,
+    });
     if (bits === 16) {
       this.#codebook = new Float32Array(0);
     } else {
-      using rounded = Tensor.empty(device, "f32", [heads, words, subDim]);
+      using rounded = Tensor.empty(device, "f32", shape);
       this.native.codebook(rounded);
       this.#codebook = rounded.read();
     }
@@ -80,9 +90,13 @@ export class TestQuantizer implements Disposable {
 
   /** What a head's vector is read back as, and how far the choice of its codewords was from another. */
   coded(x: ArrayLike<number>, head: number): { values: number[]; margin: number } {
-    const { subDim, bits, tokenScale = false, perHead } = this.#side, size = 2 ** bits * subDim;
-    const codebook = this.#codebook.subarray(perHead ? head * size : 0, perHead ? (head + 1) * size : size);
-    const { values, margin } = codedVector(this.forward(x, head), codebook, subDim, tokenScale);
+    const { subDim, bits, tokenScale = false, perHead, perPart } = this.#side, size = 2 ** bits * subDim;
+    const parts = perPart ? this.#headDim / subDim : 1, first = perHead ? head * parts : 0;
+    const codebooks = Array.from({ length: this.#headDim / subDim }, (_, s) => {
+      const index = first + (perPart ? s : 0);
+      return this.#codebook.subarray(index * size, (index + 1) * size);
+    });
+    const { values, margin } = codedVector(this.forward(x, head), codebooks, subDim, tokenScale);
     return { values: this.inverse(values, head), margin };
   }
 

@@ -87,10 +87,10 @@ export function nearest(point: ArrayLike<number>, codebook: ArrayLike<number>): 
   return { index, margin: second - best };
 }
 
-/** What a coded vector is read back as, in the transformed space, and its least margin between codewords. */
+/** What a coded vector is read back as, in the transformed space, and its least margin; `codebooks`: of each sub-vector. */
 export function codedVector(
   x: ArrayLike<number>,
-  codebook: ArrayLike<number>,
+  codebooks: readonly ArrayLike<number>[],
   subDim: number,
   tokenScale: boolean,
 ): { values: number[]; margin: number } {
@@ -99,7 +99,8 @@ export function codedVector(
   const values: number[] = [];
   let margin = Infinity;
   for (let at = 0; at < x.length; at += subDim) {
-    const point = Array.from({ length: subDim }, (_, i) => x[at + i] / rms), found = nearest(point, codebook);
+    const point = Array.from({ length: subDim }, (_, i) => x[at + i] / rms), codebook = codebooks[at / subDim];
+    const found = nearest(point, codebook);
     for (let i = 0; i < subDim; i++) values.push(codebook[found.index * subDim + i]);
     margin = Math.min(margin, found.margin);
   }

@@ -1,0 +1,73 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { test } from "node:test";
+import { fileURLToPath } from "node:url";
+import {
+  type Device,
+  EMBEDDED_MODEL,
+  KvCache,
+  kvConfig,
+  LanguageModel,
+  type LlamaConfig,
+  readModelConfig,
+  SYNTHETIC,
+  syntheticConfig,
+  syntheticLlama,
+  syntheticPrompt,
+  Tensor,
+} from "../../mod.ts";
+import { exactSide } from "../../mod.ts";
+import { testOnDevices } from "../support/device.ts";
+
+/** Weights and biases of a shape. */
+function parameters(config: LlamaConfig): number {
+  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, vocabularySize } = config;
+  const qkv = (heads + 2 * kvHeads) * headDim, bias = config.attentionBias ? qkv : 0;
+  const layer = qkv * hiddenSize + bias + hiddenSize * heads * headDim + 3 * hiddenSize * intermediateSize +
+    2 * hiddenSize;
+  return layers * layer + hiddenSize + vocabularySize * hiddenSize * (config.tieWordEmbeddings ? 1 : 2);
+}
+
+test("the shapes have as many parameters as the models they are named after", () => {
+  assertEquals(parameters(syntheticConfig("llama-3.1-8b")), 8_030_261_248);
+  assertEquals(parameters(syntheticConfig("llama-3.2-1b")), 1_235_814_400);
+  assertEquals(parameters(syntheticConfig("qwen2.5-7b")), 7_615_616_512);
+  const { bosId: _, eosIds: __, ...embedded } = readModelConfig(fileURLToPath(EMBEDDED_MODEL));
+  const { bosId: ___, eosIds: ____, ...tiny } = syntheticConfig("tiny-llama");
+  assertEquals(tiny, embedded);
+  assertThrows(() => syntheticConfig("llama-9"), RangeError, Object.keys(SYNTHETIC).join(", "));
+});
+
+/** The logits behind a prompt of 40 tokens. */
+function logitsOf(device: Device, config: LlamaConfig, seed: number): Float32Array {
+  using model = syntheticLlama(device, config, seed);
+  const exact = { keys: exactSide(), values: exactSide() };
+  using cache = new KvCache(device, model.cacheShape, kvConfig("bf16"), exact, { context: 64 });
+  using logits = Tensor.empty(device, "f32", [1, config.vocabularySize]);
+  model.prefill(logits, cache.sequence(), syntheticPrompt(config, 40));
+  return logits.read<Float32Array>();
+}
+
+testOnDevices("a seed draws one model, with finite logits; biases and an untied head take part", (device) => {
+  const untied = { ...syntheticConfig("tiny-llama"), layers: 2, attentionBias: true, tieWordEmbeddings: false };
+  for (const config of [syntheticConfig("tiny-llama"), untied]) {
+    const [first, again, other] = [3, 3, 4].map((seed) => logitsOf(device, config, seed));
+    assert(first.every(Number.isFinite) && first.some((x) => x !== 0));
+    assertEquals(first, again);
+    assert(first.some((x, i) => x !== other[i]));
+  }
+  const biased = logitsOf(device, untied, 3), plain = logitsOf(device, { ...untied, attentionBias: false }, 3);
+  assert(biased.some((x, i) => x !== plain[i]));
+});
+
+test("a synthetic model generates from token ids, says what it is, and has no tokenizer", async () => {
+  for (const calibration of [undefined, "synthetic"]) {
+    using model = await LanguageModel.synthetic("tiny-llama", { device: "cpu", kv: "vq2", context: 256, calibration });
+    assertEquals(model.config.model, "synthetic tiny-llama, seed 0");
+    assertEquals(model.config.calibration, calibration ? "synthetic activations" : "data-free (no calibration file)");
+    const prompt = [...syntheticPrompt(model.model.config, 200)];
+    const { tokens, text, finishReason } = await model.complete(prompt, { maxTokens: 8 });
+    assertEquals([tokens.length, text, finishReason], [8, "", "length"]);
+    await assertRejects(() => model.complete("text"), Error, "has no tokenizer");
+  }
+  await assertRejects(() => LanguageModel.synthetic("llama-9", { device: "cpu" }), RangeError, "llama-9");
+});
