@@ -37,6 +37,7 @@ export { Activations, type CaptureOptions, type KeyStatistics } from "./lib/engi
 export {
   calibrate,
   type CalibrateOptions,
+  needsWeights,
   type Recipe,
   recipeOf,
   RECIPES,

@@ -24,13 +24,14 @@ import {
   kvConfig,
   Llama,
   modelFingerprint,
+  needsWeights,
+  openTokenizer,
   type Quality,
   readText,
   type Recipe,
   type Sensitivity,
   sensitivity,
   textWindows,
-  Tokenizer,
   train,
 } from "../mod.ts";
 import { command, UsageError } from "../scripts/command.ts";
@@ -86,7 +87,7 @@ await command({
   if (!options.calibrate) throw new UsageError("--calibrate kind=FILE is needed");
   const texts = named(positionals), calibrationTexts = named(options.calibrate.split(","));
   const count = whole("windows", options.windows), length = whole("length", options.length);
-  const tokenizer = Tokenizer.open(options.model), rows = ABLATION.filter((row) => RegExp(options.only).test(row.name));
+  const tokenizer = openTokenizer(options.model), rows = ABLATION.filter((row) => RegExp(options.only).test(row.name));
   const describe = (path: string) => {
     const text = readText(path);
     return { text, sha256: createHash("sha256").update(text).digest("hex") };
@@ -103,16 +104,16 @@ await command({
   };
   using owned = new DisposableStack();
   const sources = new Map<string, { activations: Activations; sha256: string; windows: Int32Array[] }>();
-  const source = async (kind: string, { skip = 4, positions = 0 }: Recipe = {}) => {
-    const key = `${kind} ${skip} ${positions}`, known = sources.get(key);
+  const source = async (kind: string, { skip = 4 }: Recipe = {}) => {
+    const key = `${kind} ${skip}`, known = sources.get(key);
     if (known) return known;
     const found = calibrationTexts.find((text) => text.kind === kind);
     if (!found) return undefined;
     const { text, sha256 } = describe(found.path);
     const { "calibration-windows": windowCount, "calibration-length": windowLength } = options;
     const windows = textWindows(tokenizer, text, windowLength, windowCount);
-    const weights = rows.some(({ recipe }) => recipe?.importance);
-    const activations = owned.use(await Activations.capture(model, windows, { skip, positions, weights, signal }));
+    const weights = rows.some(({ recipe = {} }) => needsWeights(recipe)), { window } = kvConfig("vq2");
+    const activations = owned.use(await Activations.capture(model, windows, { skip, window, weights, signal }));
     const made = { activations, sha256, windows };
     sources.set(key, made);
     say(`captured ${kind}`);
@@ -161,11 +162,10 @@ await command({
   const formatsOf = async (row: AblationRow, kind: string) => {
     const { budget } = row, { activations, windows } = (await source(kind, row.recipe))!;
     if (!budget) return undefined;
-    const at = { keys: FORMATS[budget.at ?? "d4b8"], values: FORMATS[budget.at ?? "d4b8"] };
-    const feedback = String(row.recipe?.feedback ?? "none"), key = `${kind} ${at.keys.name}, feedback ${feedback}`;
+    const at = FORMATS.d4b8, key = `${kind} ${at.name} ${JSON.stringify(row.recipe)}`;
     if (!sensitivities[key]) {
       const { layerFormats: _, ...recipe } = { ...row.recipe, ...trained };
-      const config = kvConfig({ keys: at.keys.name, values: at.values.name });
+      const config = kvConfig(at.name);
       const base = await train(device, activations, config, recipe, { signal });
       const bar = progress(`sensitivity on ${kind}`, 2 * shape.layers);
       const part = windows.slice(0, options["sensitivity-windows"])
@@ -175,8 +175,7 @@ await command({
       say(`sensitivity ${key}`);
       save();
     }
-    const formats = (names: readonly string[]) => names.map((name) => FORMATS[name]);
-    const choices = { keys: formats(budget.keys ?? budget.choices), values: formats(budget.choices) };
+    const choices = budget.choices.map((name) => FORMATS[name]);
     return allocate(shape, sensitivities[key], at, budget.bits, choices);
   };
   const trained = { samples: whole("samples", options.samples), iterations: whole("iterations", options.iterations) };

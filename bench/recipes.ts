@@ -28,25 +28,22 @@ export interface AblationRow {
   readonly budget?: {
     readonly bits: number;
     readonly choices: readonly string[];
-    /** Choices of the keys, where not the same. */
-    readonly keys?: readonly string[];
-    readonly at?: string;
   };
 }
 
-/** The paper's, with what was found to help and costs no bits but those of the scale. */
-const scaled: Recipe = { smooth: "fitted", valueHadamard: true, tokenScale: true, positions: 4096 };
-const shared: Recipe = { ...scaled, shared: true };
-const best: Recipe = { ...shared, feedback: "keys" };
-
-/** Without scales a codebook serves one KV head, and values as they are have more for it to learn. */
-const raw: Recipe = { smooth: "fitted", perHead: true, feedback: "keys", positions: 4096 };
+/** What `recipeOf("vecinfer+")` is, and what it is without one of its parts. */
+const plus: Recipe = { fitted: true, importance: true, perHead: true };
+const scaled: Recipe = { tokenScale: true, perHead: true, importance: true };
 
 const d4b8 = { keys: "d4b8", values: "d4b8" }, split = { keys: "d4b10", values: "d8b12" };
 const d8b12 = { keys: "d8b12", values: "d8b12" }, d8b8 = { keys: "d8b8", values: "d8b8" };
+const d4b6 = { keys: "d4b6", values: "d4b6" }, uneven = { keys: "d4b10", values: "d4b6" };
 
-/** Formats that a layer may have: all, and those that attention reads fastest. */
-const every = ["d8b8", "d8b12", "d4b8", "d4b10", "d4b12", "d2b8"], fast = ["d8b8", "d4b8", "d4b10", "d2b8"];
+/** Formats that a layer may have: those of up to 10 bits. */
+const fast = ["d8b8", "d4b6", "d4b8", "d4b10", "d2b8"];
+
+/** Layers under a mean rate. */
+const layered = (bits: number, recipe: Recipe) => ({ ...d4b8, recipe, budget: { bits, choices: fast } });
 
 /** All rows. */
 export const ABLATION: readonly AblationRow[] = [
@@ -71,121 +68,48 @@ export const ABLATION: readonly AblationRow[] = [
   { name: "2 vecinfer, scale of values", ...d4b8, recipe: { tokenScale: "values" } },
   { name: "2 vecinfer, scales", ...d4b8, recipe: { tokenScale: true } },
   { name: "2 vecinfer, codebook a head", ...d4b8, recipe: { perHead: true } },
-  { name: "2 vecinfer, feedback of keys", ...d4b8, recipe: { feedback: "keys" } },
   { name: "2 vecinfer, importance weights", ...d4b8, recipe: { importance: true } },
-  { name: "2 vecinfer, spread over 4096 positions", ...d4b8, recipe: { positions: 4096 } },
+  { name: "2 vecinfer, fitted keys", ...d4b8, recipe: { fitted: "keys" } },
+  { name: "2 vecinfer, fitted values", ...d4b8, recipe: { fitted: "values" } },
   { name: "2 vecinfer, another seed", ...d4b8, recipe: { seed: 1 } },
   // Together, at 2 bits.
-  { name: "2 scales, fitted, values Hadamard", ...d4b8, recipe: scaled },
-  { name: "2 the same, codebook a head", ...d4b8, recipe: { ...scaled, perHead: true } },
-  { name: "2 the same, shared codebook", ...d4b8, recipe: shared },
-  { name: "2 shared, feedback of keys", ...d4b8, recipe: best },
-  { name: "2 the same, spread over 8192 positions", ...d4b8, recipe: { ...best, positions: 8192 } },
-  { name: "2 the same, positions of the windows", ...d4b8, recipe: { ...best, positions: 0 } },
-  { name: "2 shared, feedback of keys, importance weights", ...d4b8, recipe: { ...best, importance: true } },
-  { name: "2 shared, feedback of keys and values", ...d4b8, recipe: { ...best, feedback: true } },
-  { name: "2 head, feedback of keys", ...d4b8, recipe: { ...scaled, perHead: true, feedback: "keys" } },
-  { name: "2 split, shared", ...split, recipe: shared },
-  { name: "2 split, feedback of keys", ...split, recipe: best },
-  { name: "2 split, feedback, no scale of values", ...split, recipe: { ...best, tokenScale: "keys" } },
-  { name: "2 layers at 1.85, no feedback", ...split, recipe: shared, budget: { bits: 1.85, choices: every } },
-  { name: "2 layers at 1.85", ...split, recipe: best, budget: { bits: 1.85, choices: every } },
-  {
-    name: "2 layers at 1.85, feedback of both",
-    ...split,
-    recipe: { ...best, feedback: true },
-    budget: { bits: 1.85, choices: every },
-  },
-  { name: "2 layers at 1.85, fast formats", ...split, recipe: best, budget: { bits: 1.85, choices: fast } },
-  {
-    name: "2 layers at 1.85, keys of fast formats",
-    ...split,
-    recipe: best,
-    budget: { bits: 1.85, choices: every.filter((name) => name !== "d4b12"), keys: fast },
-  },
-  {
-    name: "1.5 layers at 1.35, keys of fast formats",
-    ...d8b12,
-    recipe: best,
-    budget: { bits: 1.35, choices: every.filter((name) => name !== "d4b12"), keys: fast },
-  },
-  {
-    name: "2 layers at 1.85, without d4b12",
-    ...split,
-    recipe: best,
-    budget: { bits: 1.85, choices: every.filter((name) => name !== "d4b12") },
-  },
-  {
-    name: "2 layers at 1.85, codebooks a layer",
-    ...split,
-    recipe: { ...scaled, feedback: "keys" },
-    budget: { bits: 1.8, choices: fast },
-  },
-  { name: "2 no scale, feedback of keys, values raw", ...d4b8, recipe: raw },
-  { name: "2 layers at 1.95, no scale, values raw", ...split, recipe: raw, budget: { bits: 1.95, choices: fast } },
-  { name: "2 layers at 1.76", ...split, recipe: best, budget: { bits: 1.76, choices: every } },
+  { name: "2 scales, codebook a head, importance", ...d4b8, recipe: scaled },
+  { name: "2 the same, Hadamard alone", ...d4b8, recipe: { ...scaled, smooth: false } },
+  { name: "2 the same, split", ...split, recipe: scaled },
+  { name: "2 fitted", ...d4b8, recipe: { fitted: true } },
+  { name: "2 fitted, codebook a head", ...d4b8, recipe: { fitted: true, perHead: true } },
+  { name: "2 fitted, codebook a head, importance", ...d4b8, recipe: plus },
+  { name: "2 the same, another seed", ...d4b8, recipe: { ...plus, seed: 1 } },
+  { name: "2 the same, scales", ...d4b8, recipe: { ...plus, tokenScale: true } },
+  { name: "2 the same, d4b10 and d4b6", ...uneven, recipe: plus },
+  { name: "2 layers at 1.85, scales, values Hadamard", ...layered(1.85, { ...scaled, valueHadamard: true }) },
+  { name: "2 layers at 1.95, no importance", ...layered(1.95, { fitted: true, perHead: true }) },
+  { name: "2 layers at 1.95", ...layered(1.95, plus) },
   // 1.5 bits, 1 bit, and above.
-  { name: "1.5 shared", ...d8b12, recipe: shared },
-  { name: "1.5 shared, feedback of keys", ...d8b12, recipe: best },
-  { name: "1.5 layers at 1.35", ...d8b12, recipe: best, budget: { bits: 1.35, choices: every } },
-  {
-    name: "1.5 layers at 1.35, feedback of both",
-    ...d8b12,
-    recipe: { ...best, feedback: true },
-    budget: { bits: 1.35, choices: every },
-  },
-  { name: "1 scaled, codebook a head", ...d8b8, recipe: { ...scaled, perHead: true } },
-  {
-    name: "1 no scale, feedback of keys",
-    ...d8b8,
-    recipe: { ...scaled, tokenScale: false, feedback: "keys", perHead: true },
-  },
-  {
-    name: "1 scale of keys, feedback of keys",
-    ...d8b8,
-    recipe: { ...scaled, tokenScale: "keys", feedback: "keys", perHead: true },
-  },
-  { name: "1 scales, feedback of keys", ...d8b8, recipe: { ...scaled, feedback: "keys", perHead: true } },
-  { name: "1 scales, feedback of both", ...d8b8, recipe: { ...scaled, feedback: true, perHead: true } },
-  { name: "1 no scale, feedback of keys, values raw", ...d8b8, recipe: raw },
-  { name: "1 layers at 1.1, no scale, values raw", ...d8b8, recipe: raw, budget: { bits: 1.1, choices: fast } },
-  { name: "1 layers at 1.05", ...d8b8, recipe: best, budget: { bits: 1.05, choices: every } },
-  { name: "1 layers at 1.15", ...d8b8, recipe: best, budget: { bits: 1.15, choices: every } },
-  { name: "3 shared, feedback of keys", keys: "d4b12", values: "d4b12", recipe: best },
-  { name: "3 layers at 2.85", keys: "d4b12", values: "d4b12", recipe: best, budget: { bits: 2.85, choices: every } },
-  { name: "4 shared, feedback of keys", keys: "d2b8", values: "d2b8", recipe: best },
+  { name: "1.5 scales, codebook a head, importance", ...d8b12, recipe: scaled },
+  { name: "1.5 fitted, codebook a head, importance", ...d4b6, recipe: plus },
+  { name: "1.5 layers at 1.45", ...layered(1.45, plus) },
+  { name: "1 scales, codebook a head, importance", ...d8b8, recipe: scaled },
+  { name: "1 fitted, codebook a head", ...d8b8, recipe: { fitted: true, perHead: true } },
+  { name: "1 fitted, codebook a head, importance", ...d8b8, recipe: plus },
+  { name: "1 fitted keys, codebook a head, importance", ...d8b8, recipe: { ...plus, fitted: "keys" } },
+  { name: "3 layers at 2.9", ...layered(2.9, plus) },
+  { name: "4 fitted, codebook a head, importance", keys: "d2b8", values: "d2b8", recipe: plus },
   // Data-free, at every rate.
   { name: "4 data-free", keys: "d2b8", values: "d2b8", dataFree: true },
   { name: "3 data-free", keys: "d4b12", values: "d4b12", dataFree: true },
   { name: "2 data-free", ...d4b8, dataFree: true },
   { name: "2 data-free, split", ...split, dataFree: true },
+  { name: "2 data-free, d4b10 and d4b6", ...uneven, dataFree: true },
   { name: "1.5 data-free", ...d8b12, dataFree: true },
+  { name: "1.5 data-free, d4b8 and d8b8", keys: "d4b8", values: "d8b8", dataFree: true },
   { name: "1 data-free", ...d8b8, dataFree: true },
   // Calibrated on another kind of text.
   ...["prose", "code"].flatMap((calibration) => [
-    { name: `2 shared, feedback of keys, calibrated on ${calibration}`, ...d4b8, recipe: best, calibration },
     { name: `2 vecinfer, calibrated on ${calibration}`, ...d4b8, recipe: {}, calibration },
-    {
-      name: `2 layers at 1.85, calibrated on ${calibration}`,
-      ...split,
-      recipe: best,
-      calibration,
-      budget: { bits: 1.85, choices: every },
-    },
-    {
-      name: `1.5 layers at 1.35, calibrated on ${calibration}`,
-      ...d8b12,
-      recipe: best,
-      calibration,
-      budget: { bits: 1.35, choices: every },
-    },
+    { name: `2 layers at 1.95, calibrated on ${calibration}`, ...layered(1.95, plus), calibration },
+    { name: `1.5 layers at 1.45, calibrated on ${calibration}`, ...layered(1.45, plus), calibration },
     { name: `1 vecinfer, calibrated on ${calibration}`, ...d8b8, recipe: {}, calibration },
-    {
-      name: `1 layers at 1.15, calibrated on ${calibration}`,
-      ...d8b8,
-      recipe: best,
-      calibration,
-      budget: { bits: 1.15, choices: every },
-    },
+    { name: `1 fitted, calibrated on ${calibration}`, ...d8b8, recipe: plus, calibration },
   ]),
 ];

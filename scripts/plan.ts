@@ -69,7 +69,7 @@ await command({
       cacheBytes(
         shape,
         kv,
-        { keys: { ...side, feedback: plus }, values: { ...side, smooth: false } },
+        { keys: side, values: { ...side, smooth: false } },
         tokens,
         sequences,
       );

@@ -3,7 +3,6 @@
 // values. Rows are put together from their chunks in order by log-sum-exp. So a row's bits depend neither on the threads nor on the other
 // rows, with one exception: see `shared_rows`.
 #include "attention.h"
-#include "hadamard.h"
 #include "kernels.h"
 #include "lookup.h"
 #include "page.h"
@@ -371,7 +370,7 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
         for (int i = 0; i < g.rows * heads && g.chunks; i++) {
             const int row = i / heads, head = i % heads / group;
             float* to = queries.data() + (int64_t(g.first) * heads + (head * g.rows + row) * group + i % group) * dim;
-            transform(to, q + (g.first + row) * stride + int64_t(i % heads) * dim, layer->keys->smooth_of(head), layer->keys->hadamard, 1, dim);
+            layer->keys->transform(to, q + (g.first + row) * stride + int64_t(i % heads) * dim, head, 1);
             for (int d = 0; d < dim; d++) to[d] *= scale * log2_e;
         }
     }
@@ -420,7 +419,7 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
                         const Task* own = tasks.data() + first_task[n - start] + head * g.chunks;
                         if (ranges[row].tokens) {
                             log_sum = attention.merge(to, results, own, (ranges[row].tokens + chunk_tokens - 1) / chunk_tokens, g.rows * group, query);
-                            transform(to, to, layer->values->smooth_of(head), layer->values->hadamard, 2, dim);
+                            layer->values->transform(to, to, head, 2);
                         } else {
                             std::fill_n(to, dim, 0.0f);
                         }

@@ -1,4 +1,4 @@
-// The transform of a head's vector: x~ = (x / smooth) H for keys and values, (x * smooth) H for queries, and back.
+// The Walsh-Hadamard transform of a head's vector.
 #pragma once
 #include "simd.h"
 #include <cmath>
@@ -26,12 +26,4 @@ inline void hadamard(float* x, int n) {
         }
         store(x + j, v * norm);
     }
-}
-
-// direction as in vi_transform; smooth may be NULL; out may be x.
-inline void transform(float* out, const float* x, const float* smooth, bool with_hadamard, int direction, int n) {
-    for (int i = 0; i < n; i++) out[i] = !smooth || direction == 2 ? x[i] : direction ? x[i] * smooth[i] : x[i] / smooth[i];
-    if (with_hadamard) hadamard(out, n); // H is its own inverse
-    if (direction == 2 && smooth)
-        for (int i = 0; i < n; i++) out[i] *= smooth[i];
 }

@@ -1,5 +1,4 @@
 // A layer's memory, writing tokens into it and reading them back.
-#include "hadamard.h"
 #include "page.h"
 #include <cmath>
 
@@ -19,42 +18,7 @@ void nearest_codes(int32_t* codes, const float* x, const Quantizer& q, int head)
     for (int s = 0; s < q.subs(); s++) codes[s] = nearest(q.books[q.book(head, s)], x + s * q.sub_dim);
 }
 
-constexpr int block_rows = 8; // as many points as nearest_block takes at a time
-
-// The same for up to block_rows vectors, `stride` floats apart, whose later sub-vectors make up for the errors of earlier ones; see
-// vi_quantizer_feedback. Codes are code_stride apart, scales scale_stride.
-void encode_with_feedback(int32_t* codes, int64_t code_stride, uint8_t* scales, int64_t scale_stride, const float* x, int64_t stride, int count,
-                          const Quantizer& q, int head) {
-    const int dim = q.head_dim, d = q.sub_dim;
-    const float* feedback = q.feedback.data() + int64_t(head) * dim * dim;
-    float y[block_rows][max_head_dim], target[block_rows][max_head_dim];
-    for (int r = 0; r < count; r++, x += stride) {
-        uint8_t u = 0;
-        float scale = 1;
-        if (q.token_scale) {
-            double squares = 0;
-            for (int i = 0; i < dim; i++) squares += double(x[i]) * x[i];
-            if (squares > 0) u = static_cast<uint8_t>(std::clamp(std::round(8 * std::log2(squares / dim)) + 128, 0.0, 255.0));
-            scale = std::exp2((u - 128) / 16.0f);
-        }
-        for (int i = 0; i < dim; i++) target[r][i] = y[r][i] = x[i] / scale;
-        scales[r * scale_stride] = u;
-    }
-    for (int s = 0; s < q.subs(); s++) {
-        int32_t found[block_rows];
-        nearest(q.books[q.book(head, s)], target[0] + s * d, max_head_dim, count, found);
-        for (int r = 0; r < count; r++) {
-            codes[r * code_stride + s] = found[r];
-            const float* word = q.codebook(head, s) + int64_t(found[r]) * d;
-            for (int i = 0; i < d; i++) {
-                const float error = y[r][s * d + i] - word[i], *row = feedback + int64_t(s * d + i) * dim;
-                for (int k = (s + 1) * d; k < dim; k++) target[r][k] += error * row[k];
-            }
-        }
-    }
-}
-
-// Codes of the transformed vector x, without feedback; returns u (0 where there is no token scale).
+// Codes of the transformed vector x; returns u (0 where there is no token scale).
 uint8_t encode(int32_t* codes, const float* x, const Quantizer& q, int head) {
     const int dim = q.head_dim;
     if (!q.token_scale) {
@@ -153,27 +117,19 @@ int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, 
         const Quantizer* sides[2] = {layer->keys.get(), layer->values.get()};
         const int most = std::max(sides[0]->subs(), sides[1]->subs());
         const int64_t tasks = int64_t(rows) * heads * 2; // (row, head, side)
-        const int blocks = (rows + block_rows - 1) / block_rows;
         std::vector<int32_t> codes(tasks * most);
         std::vector<uint8_t> scales(tasks);
         std::vector<float> vectors(tasks * dim);
         int64_t work = 0;
         for (auto q : sides) work += q->coded() ? int64_t(rows) * heads * dim << q->bits : int64_t(rows) * heads * dim;
 #pragma omp parallel for num_threads(context->threads_for(work))
-        for (int task = 0; task < blocks * heads * 2; task++) {
-            const int side = task & 1, head = task / 2 % heads, first = task / 2 / heads * block_rows;
-            int count = std::min(rows - first, block_rows);
-            while (count > 0 && positions[first + count - 1] < 0) count--; // padding mostly comes last
+        for (int64_t task = 0; task < tasks; task++) {
+            const int side = task & 1, head = task / 2 % heads, r = static_cast<int>(task / 2 / heads);
+            if (positions[r] < 0) continue;
             const Quantizer& q = *sides[side];
-            const int64_t begin = (int64_t(first) * heads + head) * 2 + side, next = heads * 2; // from row to row
-            for (int r = 0; r < count; r++) {
-                float* to = vectors.data() + (begin + r * next) * dim;
-                transform(to, (side ? values : keys) + int64_t(first + r) * stride + int64_t(head) * dim, q.smooth_of(head), q.hadamard, 0, dim);
-                if (q.coded() && q.feedback.empty()) scales[begin + r * next] = encode(codes.data() + (begin + r * next) * most, to, q, head);
-            }
-            if (q.feedback.empty() || count == 0) continue;
-            encode_with_feedback(codes.data() + begin * most, next * most, scales.data() + begin, next, vectors.data() + begin * dim, next * dim, count,
-                                 q, head);
+            float* to = vectors.data() + task * dim;
+            q.transform(to, (side ? values : keys) + int64_t(r) * stride + int64_t(head) * dim, head, 0);
+            if (q.coded()) scales[task] = encode(codes.data() + task * most, to, q, head);
         }
         // Tokens of a page share bytes, heads do not: one thread writes all rows of a head.
 #pragma omp parallel for num_threads(context->threads_for(tasks * dim))
@@ -251,7 +207,7 @@ int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_
             float x[max_head_dim];
             for (int i = 0; i < dim; i++) x[i] = (side ? tile[t * dim + i] : tile[i * page_tokens + t]) * (q.token_scale ? scales[t] : 1.0f);
             float* out = (side ? values : keys) + (int64_t(start + t - first) * heads + head) * dim;
-            transform(out, x, q.smooth_of(head), q.hadamard, 2, dim);
+            q.transform(out, x, head, 2);
         }
     }
     return VI_OK;

@@ -28,7 +28,29 @@ void round_codebook(Quantizer& q, int index) {
     }
 }
 
+// out = x M of row vectors, M [n, n]: rows of M are added up, so that each is read in order. n is 64 or 128.
+template <int n> void multiply(float* out, const float* x, const float* matrix) {
+    Vec sum[n / kWidth] = {};
+    for (int j = 0; j < n; j++)
+#pragma GCC unroll 32
+        for (int i = 0; i < n / kWidth; i++) sum[i] += x[j] * load(matrix + j * n + i * kWidth);
+    for (int i = 0; i < n / kWidth; i++) store(out + i * kWidth, sum[i]);
+}
+
 } // namespace
+
+void Quantizer::transform(float* out, const float* x, int kv_head, int direction) const {
+    const int n = head_dim;
+    if (!matrices.empty()) {
+        const float* matrix = matrices.data() + (int64_t(direction) * kv_heads + kv_head) * n * n;
+        return n == 64 ? multiply<64>(out, x, matrix) : multiply<128>(out, x, matrix);
+    }
+    const float* factors = smooth.empty() ? nullptr : smooth.data() + int64_t(kv_head) * n;
+    for (int i = 0; i < n; i++) out[i] = !factors || direction == 2 ? x[i] : direction ? x[i] * factors[i] : x[i] / factors[i];
+    if (hadamard) ::hadamard(out, n); // H is its own inverse
+    if (direction == 2 && factors)
+        for (int i = 0; i < n; i++) out[i] *= factors[i];
+}
 
 extern "C" {
 
@@ -84,22 +106,23 @@ int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer) {
     return VI_OK;
 }
 
-int32_t vi_quantizer_feedback(vi_context* context, vi_quantizer* quantizer, const float* feedback) {
-    const char* name = "vi_quantizer_feedback";
-    VI_NOT_RECORDED(context, "vi_quantizer_feedback");
-    VI_POINTER(context, "vi_quantizer_feedback", quantizer);
-    VI_POINTER(context, "vi_quantizer_feedback", feedback);
+int32_t vi_quantizer_matrices(vi_context* context, vi_quantizer* quantizer, const float* matrices) {
+    const char* name = "vi_quantizer_matrices";
+    VI_NOT_RECORDED(context, "vi_quantizer_matrices");
+    VI_POINTER(context, "vi_quantizer_matrices", quantizer);
+    VI_POINTER(context, "vi_quantizer_matrices", matrices);
     Quantizer& q = *quantizer->quantizer;
-    VI_REQUIRE(context, q.coded(), "%s: 16 bits have no codes", name);
+    VI_REQUIRE(context, q.coded(), "%s: 16 bits have no transform", name);
+    VI_REQUIRE(context, q.smooth.empty() && !q.hadamard, "%s: the quantizer has smooth or hadamard, which matrices stand in place of", name);
     VI_REQUIRE(context, quantizer->quantizer.use_count() == 1, "%s: layers are made with this quantizer already", name);
-    const int64_t count = int64_t(q.kv_heads) * q.head_dim * q.head_dim;
+    const int64_t count = int64_t(3) * q.kv_heads * q.head_dim * q.head_dim;
     for (int64_t i = 0; i < count; i++)
-        VI_REQUIRE(context, std::isfinite(feedback[i]), "%s: feedback holds NaN or infinity at element %lld", name, static_cast<long long>(i));
+        VI_REQUIRE(context, std::isfinite(matrices[i]), "%s: matrices hold NaN or infinity at element %lld", name, static_cast<long long>(i));
     VI_TRY {
-        q.feedback.assign(feedback, feedback + count);
+        q.matrices.assign(matrices, matrices + count);
         return VI_OK;
     }
-    VI_CATCH(context, "vi_quantizer_feedback")
+    VI_CATCH(context, "vi_quantizer_matrices")
 }
 
 int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer) {
@@ -141,7 +164,7 @@ int32_t vi_transform(vi_context* context, float* out, const float* x, const vi_q
 #pragma omp parallel for num_threads(context->threads_for(int64_t(count) * q.head_dim * 8))
     for (int i = 0; i < count; i++) {
         const int64_t at = int64_t(i / heads) * stride + int64_t(i % heads) * q.head_dim;
-        transform(out + at, x + at, q.smooth_of(i % heads / group), q.hadamard, direction, q.head_dim);
+        q.transform(out + at, x + at, i % heads / group, direction);
     }
     return VI_OK;
 }

@@ -11,7 +11,7 @@ struct Quantizer {
     int kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0, codebook_parts = 0;
     bool hadamard = false, token_scale = false;
     std::vector<float> smooth;        // [kv_heads, head_dim] or empty
-    std::vector<float> feedback;      // [kv_heads, head_dim, head_dim] or empty
+    std::vector<float> matrices;      // [3, kv_heads, head_dim, head_dim] or empty: the fitted transform, in place of the two above
     std::vector<float> codebooks;     // [codebook_heads, codebook_parts, 2^bits, sub_dim]; below 8 bits zeros follow up to 256 codewords
     std::vector<Codebook> books;      // the same for the nearest codeword
     std::vector<int8_t> components;   // up to 10 bits: codebooks in units, [book][sub_dim, component_bytes, padded_codewords], high byte first
@@ -28,8 +28,9 @@ struct Quantizer {
     const int8_t* components_of(int kv_head, int sub) const {
         return components.data() + int64_t(book(kv_head, sub)) * sub_dim * component_bytes() * padded_codewords();
     }
+    // out = x in another direction of vi_transform, a head's vector; out may be x.
+    void transform(float* out, const float* x, int kv_head, int direction) const;
     const float* codebook(int kv_head, int sub) const { return codebooks.data() + int64_t(book(kv_head, sub)) * padded_codewords() * sub_dim; }
-    const float* smooth_of(int kv_head) const { return smooth.empty() ? nullptr : smooth.data() + int64_t(kv_head) * head_dim; }
 };
 
 struct vi_quantizer {

@@ -173,17 +173,16 @@ VI_API int32_t vi_channel_max(vi_context* context, float* maxima, const float* x
  * u = clamp(round(16 log2 s) + 128, 0, 255), s = 2^((u - 128) / 16). A vector of zeros has u = 0. Without it c = nearest(x~), s = 1. */
 VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim, int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t codebook_parts, int32_t hadamard, int32_t token_scale);
 VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer);
-/* From here on vi_quantize codes a vector's sub-vectors in order, the errors of earlier ones in view: feedback f32 [kv_heads, head_dim, head_dim],
- * copied; before the quantizer's first layer, not with 16 bits. y = x~ / s, where with token_scale s is rms(x~) kept in 8 bits as above, else 1. For
- * j = 0, 1, ...: t_j = y_j + sum over the channels i of sub-vectors before j of (y_i - c_i) feedback[i], c_j = nearest(t_j). For a metric M = G^T G with G lower
- * triangular and G_jj its diagonal block, the rows G_jj^-1 G_ji, transposed, give the least (y - c)^T M (y - c) that this order allows (LDLQ, arXiv 2307.13304). */
-VI_API int32_t vi_quantizer_feedback(vi_context* context, vi_quantizer* quantizer, const float* feedback);
+/* Puts a fitted transform in the place of smooth and hadamard: matrices f32 [3, kv_heads, head_dim, head_dim], those of vi_transform's three directions, as row
+ * vectors take them: x~ = x matrices[direction, head]. With A = matrices[0] scores stay what they are where matrices[1] is the transposed inverse of A, and
+ * matrices[2] is the inverse; the library takes them as they are given. Copied; before the quantizer's first layer, for one without smooth, hadamard and 16 bits. */
+VI_API int32_t vi_quantizer_matrices(vi_context* context, vi_quantizer* quantizer, const float* matrices);
 /* The codebooks as they were rounded, f32 [codebook_heads, codebook_parts, 2^bits, sub_dim]. */
 VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer);
 /* Writes (int64) the bytes of one page of all KV heads: the codes and token scales of VI_PAGE_TOKENS tokens. */
 VI_API int32_t vi_page_bytes(vi_context* context, uint8_t* out, const vi_quantizer* quantizer);
 /* Applies a quantizer's transform. direction 0: x~ = (x / smooth) H. 1: the query's, (x * smooth) H, where head h of `heads` uses
- * the smooth of KV head h / (heads / kv_heads). 2: the inverse of 0. x and out [rows, heads, head_dim], both with the row stride; out may be x. */
+ * the smooth of KV head h / (heads / kv_heads). 2: the inverse of 0. Or x times the matrices of vi_quantizer_matrices. x and out [rows, heads, head_dim], both with the row stride; out may be x. */
 VI_API int32_t vi_transform(vi_context* context, float* out, const float* x, const vi_quantizer* quantizer, int32_t direction, int32_t rows, int32_t heads, int32_t stride);
 
 /* Binds one layer's memory; the addresses must outlive the handle. key_pages, value_pages: page_count blocks of vi_page_bytes.

@@ -114,17 +114,13 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
         };
         int indices = load_indices(page);
 
-        // q~ = (q * smooth) H; the tables, where they are another head's
+        // q~; the tables, where they are another head's
         for (int h = warp; h < attention_heads; h += warps) {
             float x[N] = {};
             if (h < segment.heads) {
                 const float* q = a.q + static_cast<int64_t>(segment.index) * a.stride + static_cast<int64_t>(segment.first_head + h) * D + lane * N;
                 for (int i = 0; i < N; ++i) x[i] = q[i];
-                if (K::coded) {
-                    if (cache.keys.smooth)
-                        for (int i = 0; i < N; ++i) x[i] *= cache.keys.smooth[kv_head * D + lane * N + i];
-                    if (cache.keys.hadamard) hadamard<D>(x);
-                }
+                if (K::coded) transform_vector<D, 1>(x, cache.keys.transform, kv_head);
             }
             float most = 0;
             for (int i = 0; i < N; ++i) {

@@ -1,7 +1,7 @@
 // The parts of decode attention that no format changes: bf16 tokens of sinks and ring, and the last step to the output.
 #pragma once
 #include "attention_tile.cuh"
-#include "hadamard.cuh"
+#include "transform.cuh"
 #include "quantizer.h"
 
 template <int d> __device__ inline void load_channels(uint32_t* out, const vi_bf16* from) {
@@ -97,6 +97,6 @@ template <int D> __device__ inline void attention_write(float* out, float (&x)[D
     constexpr int N = D / 32;
     const int lane = threadIdx.x % 32;
     for (int i = 0; i < N; ++i) x[i] /= l;
-    if (values.hadamard) hadamard<D>(x);
-    for (int i = 0; i < N; ++i) out[lane * N + i] = values.smooth ? x[i] * values.smooth[kv_head * D + lane * N + i] : x[i];
+    transform_vector<D, 2>(x, values.transform, kv_head);
+    for (int i = 0; i < N; ++i) out[lane * N + i] = x[i];
 }

@@ -40,8 +40,8 @@ template <int D> __global__ void __launch_bounds__(warps * 32) parts_kernel(cons
         for (int i = 0; i < N; ++i) q[h][i] = out[h][i] = 0;
         if (h >= a.group) continue;
         const int64_t at = static_cast<int64_t>(index) * a.stride + (head * a.group + h) * D + lane * N;
-        for (int i = 0; i < N; ++i) q[h][i] = a.q[at + i] * (c.keys.smooth ? c.keys.smooth[head * D + lane * N + i] : 1.0f) * a.scale;
-        if (c.keys.hadamard) hadamard<D>(q[h]);
+        for (int i = 0; i < N; ++i) q[h][i] = a.q[at + i] * a.scale;
+        transform_vector<D, 1>(q[h], c.keys.transform, head);
     }
     for (int position = begin + warp; position < end; position += warps) {
         float key[N], value[N];

@@ -42,7 +42,7 @@ __global__ void convert_past_kernel(vi_bf16* keys_out, vi_bf16* values_out, cons
     else if (past - position <= c.window && position >= c.exact_from[slot])
         for (int k = 0; k < N; ++k) x[k] = bf16_to_f32(side.recent[c.recent_row(slot, head, position) + lane * N + k]);
     else read_vector<D>(x, c, side, value, slot, position, head);
-    restore_vector<D>(x, side, head);
+    transform_vector<D, 2>(x, side.transform, head);
     vi_bf16* to = (value ? values_out : keys_out) + (static_cast<int64_t>(head) * count + position - first) * D + lane * N;
     for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(x[k], x[k + 1]);
 }

@@ -4,7 +4,7 @@
 namespace {
 
 Side side(const Quantizer& q, void* pages, vi_bf16* recent, vi_bf16* sinks) {
-    return {q.format(), static_cast<uint8_t*>(pages), recent, sinks, q.codebooks, q.table, q.table_scales, q.smooth, q.feedback, q.codebook_heads, q.codebook_parts, q.hadamard};
+    return {q.format(), static_cast<uint8_t*>(pages), recent, sinks, q.codebooks, q.table, q.table_scales, q.transform(), q.codebook_heads, q.codebook_parts};
 }
 
 } // namespace

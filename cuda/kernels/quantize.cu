@@ -82,51 +82,11 @@ template <int d> __device__ __forceinline__ void search(float& least, int& code,
     }
 }
 
-// The codes of a vector whose later sub-vectors make up for the errors of earlier ones (vi_quantizer_feedback). So many threads of a block that each has 8
-// codewords or more take part; the others must have left. target holds y = x~ / s on entry; words: the
-// codebook in shared memory, or NULL.
-template <int D, int d>
-__device__ void search_in_order(uint16_t* codes, float* target, float* y, const Side& side, int head, const float* words, int active) {
-    __shared__ unsigned least_of[threads / 32], code_of[threads / 32];
-    __shared__ float error[d];
-    const int codewords = 1 << side.format.b, lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = active / 32;
-    const float* feedback = side.feedback + static_cast<int64_t>(head) * D * D;
-    for (int i = threadIdx.x; i < D; i += active) y[i] = target[i];
-    __syncthreads();
-    for (int sub = 0; sub < D / d; ++sub) {
-        const float* codebook = words ? words : side.codebook(head, sub);
-        float least = __builtin_huge_valf();
-        int code = 0;
-        search<d>(least, code, target + sub * d, codebook, threadIdx.x, codewords, active, 0);
-        // Distances are not negative, so their bits are in the order of their values. The lowest code of equals is taken.
-        unsigned bits = __float_as_uint(least), best = __reduce_min_sync(0xffffffffu, bits);
-        unsigned found = __reduce_min_sync(0xffffffffu, bits == best ? static_cast<unsigned>(code) : 0xffffffffu);
-        if (warps > 1) {
-            if (lane == 0) least_of[warp] = best, code_of[warp] = found;
-            __syncthreads();
-            bits = lane < warps ? least_of[lane] : 0xffffffffu;
-            best = __reduce_min_sync(0xffffffffu, bits);
-            found = __reduce_min_sync(0xffffffffu, bits == best && lane < warps ? code_of[lane] : 0xffffffffu);
-        }
-        if (threadIdx.x == 0) codes[sub] = static_cast<uint16_t>(found);
-        if (static_cast<int>(threadIdx.x) < d) error[threadIdx.x] = y[sub * d + threadIdx.x] - codebook[static_cast<int>(found) * d + threadIdx.x];
-        __syncthreads();
-        for (int i = (sub + 1) * d + threadIdx.x; i < D; i += active) {
-            float t = target[i];
-#pragma unroll
-            for (int k = 0; k < d; ++k) t = fmaf(error[k], feedback[(sub * d + k) * D + i], t);
-            target[i] = t;
-        }
-        __syncthreads();
-    }
-}
-
 // A cluster of blocks a vector: (row, KV head, side), after them blocks that rotate 8 query heads each. The blocks of a cluster share the codewords of each
 // sub-vector, and so do a block's threads. A codebook is no kernel's work: it is read before the kernel ahead of this one has ended.
 template <int D>
 __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant__ Cache c, const float* keys, const float* values, const int32_t* slots,
-                                                           const int32_t* positions, const __grid_constant__ Rope rope, int stride, int parts,
-                                                           bool in_order_only) {
+                                                           const int32_t* positions, const __grid_constant__ Rope rope, int stride, int parts) {
     __shared__ float scaled[D], vector[D], best[threads], sums[32];
     __shared__ int best_code[threads];
     __shared__ __align__(16) float words[words_most];
@@ -154,42 +114,23 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
         for (int i = 0; i < N; ++i) q[i] = x[i];
         return;
     }
-    if (in_order_only && !side.feedback) return;
     const QuantizeRow r(c, slots, positions, row);
     if (r.page < 0) return; // all blocks of the cluster
     uint8_t* page = side.page(r.page, head, c.kv_heads);
     const int token = r.position % VI_PAGE_TOKENS;
 
-    uint8_t u = 0; // the token scale, where it is known before the codes
     if (warp == 0) {
         float x[N], squares = 0;
         for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
         if (!value && rope.frequencies) rotate<D>(x, rope.frequencies, r.position);
-        transform_vector<D>(x, side, head);
+        transform_vector<D, 0>(x, side.transform, head);
         if (part == 0) write_exact<D>(x, c, side, r, head);
         for (int i = 0; i < N; ++i) squares += x[i] * x[i];
-        float rms = f.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f;
-        if (side.feedback && f.token_scale) {
-            u = scale_code(rms, 1.0f);
-            rms = scale_value(u);
-        }
+        const float rms = f.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f;
         for (int i = 0; i < N; ++i) {
             vector[lane * N + i] = x[i];
             scaled[lane * N + i] = rms > 0 ? x[i] / rms : 0.0f;
         }
-    }
-    if (side.feedback) {
-        const int active = min(threads, max(32, (1 << f.b) / 8));
-        __syncthreads();
-        if (part > 0 || static_cast<int>(threadIdx.x) >= active) return; // all other blocks of the cluster
-        __shared__ uint16_t codes[D / 2];
-        const float* shared_words = held && parts == 1 ? words : nullptr;
-        if (f.d == 2) search_in_order<D, 2>(codes, scaled, vector, side, head, shared_words, active);
-        else if (f.d == 4) search_in_order<D, 4>(codes, scaled, vector, side, head, shared_words, active);
-        else search_in_order<D, 8>(codes, scaled, vector, side, head, shared_words, active);
-        for (int i = threadIdx.x; i < f.n(); i += active) write_code(f, page, value, token, i, codes[i]);
-        if (f.token_scale && threadIdx.x == 0) page[f.scale_offset(token)] = u;
-        return;
     }
     __syncthreads();
     if (f.b == 16) {
@@ -259,7 +200,7 @@ template <int D> __global__ void dequantize_kernel(float* keys, float* values, c
     float* out = (value ? values : keys) + i * D + lane * N;
     float x[N];
     read_vector<D>(x, c, side, value, slot, position, head);
-    restore_vector<D>(x, side, head);
+    transform_vector<D, 2>(x, side.transform, head);
     for (int k = 0; k < N; ++k) out[k] = x[k];
 }
 
@@ -276,13 +217,13 @@ int32_t check(vi_context* context, const char* name, const vi_kv_layer* layer, c
 }
 
 cudaError_t quantize_few(vi_context* context, const Cache& c, const float* keys, const float* values, const int32_t* slots, const int32_t* positions,
-                         const Rope& rope, int32_t rows, int32_t stride, bool in_order_only = false) {
+                         const Rope& rope, int32_t rows, int32_t stride) {
     // 12 bits are 16 times the work of 8: few vectors leave room for more blocks each.
     const bool large = c.keys.format.b % 16 > 8 || c.values.format.b % 16 > 8;
     const int parts = large && context->properties.major >= 9 && 2 * rows * c.kv_heads <= 4 * context->multiprocessors ? parts_most : 1;
     const dim3 blocks(rows * parts, 2 * c.kv_heads + ceil_div(rope.heads, threads / 32));
     auto kernel = c.head_dim == 64 ? quantize_kernel<64> : quantize_kernel<128>;
-    return launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, parts, in_order_only);
+    return launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, parts);
 }
 
 } // namespace
@@ -296,11 +237,8 @@ VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float*
     if (status != VI_OK || rows == 0) return status;
     const Cache& c = layer->cache;
     // The kernel for many rows keeps one codebook a head in shared memory.
-    if (rows >= quantize_many_rows && c.keys.codebook_parts <= 1 && c.values.codebook_parts <= 1) {
-        if (c.keys.feedback || c.values.feedback)
-            VI_CUDA(context, "vi_quantize", quantize_few(context, c, keys, values, slots, positions, {}, rows, stride, true));
+    if (rows >= quantize_many_rows && c.keys.codebook_parts <= 1 && c.values.codebook_parts <= 1)
         return quantize_many(context, c, keys, values, slots, positions, rows, stride);
-    }
     VI_CUDA(context, "vi_quantize", quantize_few(context, c, keys, values, slots, positions, {}, rows, stride));
     return VI_OK;
 } VI_CATCH(context, "vi_quantize")

@@ -1,7 +1,6 @@
 // What the kernels that write and read pages share: a vector's transform, its places in sinks and ring, its token scale and its codes in a page.
 #pragma once
-#include "hadamard.cuh"
-#include "quantizer.h"
+#include "transform.cuh"
 
 // Where a row of vi_quantize goes.
 struct QuantizeRow {
@@ -17,14 +16,6 @@ struct QuantizeRow {
         recent = c.recent > 0 && position >= c.exact_from[slot];
     }
 };
-
-// x~ = (x / smooth) H of a warp's vector, lane l with channels l D/32 ..
-template <int D> __device__ inline void transform_vector(float (&x)[D / 32], const Side& side, int head) {
-    constexpr int N = D / 32;
-    if (side.smooth)
-        for (int i = 0; i < N; ++i) x[i] /= side.smooth[head * D + threadIdx.x % 32 * N + i];
-    if (side.hadamard) hadamard<D>(x);
-}
 
 // bf16 copies of a warp's vector in the sinks and the ring.
 template <int D> __device__ inline void write_exact(const float (&x)[D / 32], const Cache& c, const Side& side, const QuantizeRow& r, int head) {
@@ -69,12 +60,4 @@ template <int D> __device__ inline void read_vector(float (&x)[D / 32], const Ca
         if (i == 0 || channel % f.d == 0) code = read_code(f, page, value, token, channel / f.d);
         x[i] = side.codebook(head, channel / f.d)[code * f.d + channel % f.d] * scale;
     }
-}
-
-// x of x~, the inverse of transform_vector.
-template <int D> __device__ inline void restore_vector(float (&x)[D / 32], const Side& side, int head) {
-    constexpr int N = D / 32;
-    if (side.hadamard) hadamard<D>(x);
-    if (side.smooth)
-        for (int i = 0; i < N; ++i) x[i] *= side.smooth[head * D + threadIdx.x % 32 * N + i];
 }

@@ -237,12 +237,12 @@ __global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_con
                 const float* from = x + static_cast<int64_t>(first + i) * stride + head * D + lane * N;
                 for (int k = 0; k < N; ++k) v[j][k] = from[k];
             }
+        transform_vectors<D, 0>(v, side.transform, head);
 #pragma unroll
         for (int j = 0; j < ahead; ++j) {
             const int i = first_row + j * warps;
             float squares = 0;
             if (i < count) {
-                transform_vector<D>(v[j], side, head);
                 const QuantizeRow r = shared.rows[i];
                 if (r.page >= 0) write_exact<D>(v[j], c, side, r, head);
             }
@@ -313,7 +313,6 @@ int32_t launch(vi_context* context, const Cache& c, const float* x, bool value, 
 int32_t quantize_many(vi_context* context, const Cache& cache, const float* keys, const float* values, const int32_t* slots, const int32_t* positions,
                       int32_t rows, int32_t stride) {
     for (const bool value : {false, true}) {
-        if ((value ? cache.values : cache.keys).feedback) continue; // coded in order, by quantize.cu
         const float* x = value ? values : keys;
         int32_t status = VI_INTERNAL_ERROR;
         switch ((value ? cache.values : cache.keys).format.d + (cache.head_dim == 64 ? 100 : 0)) {

@@ -1,5 +1,5 @@
 // Quantizers: codebooks, smoothing factors, transforms, and the size of a page.
-#include "hadamard.cuh"
+#include "transform.cuh"
 #include "quantizer.h"
 
 namespace {
@@ -28,30 +28,25 @@ __global__ void round_codebook_kernel(float* codebooks, uint8_t* table, float* t
 }
 
 // One warp a vector.
-template <int D>
-__global__ void transform_kernel(float* out, const float* x, const float* smooth, int hadamard_on, int direction, int64_t count, int heads, int group,
-                                 int64_t stride) {
+template <int D, int direction>
+__global__ void transform_kernel(float* out, const float* x, const Transform transform, int64_t count, int heads, int group, int64_t stride) {
     const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
     if (i >= count) return;
     constexpr int N = D / 32;
     const int lane = threadIdx.x % 32, head = static_cast<int>(i % heads);
     const int64_t at = i / heads * stride + static_cast<int64_t>(head) * D + lane * N;
-    const float* factors = smooth ? smooth + head / group * D + lane * N : nullptr;
     float v[N];
     for (int k = 0; k < N; ++k) v[k] = x[at + k];
-    if (factors && direction != 2)
-        for (int k = 0; k < N; ++k) v[k] = direction == 0 ? v[k] / factors[k] : v[k] * factors[k];
-    if (hadamard_on) hadamard<D>(v);
-    if (factors && direction == 2)
-        for (int k = 0; k < N; ++k) v[k] *= factors[k];
+    transform_vector<D, direction>(v, transform, head / group);
     for (int k = 0; k < N; ++k) out[at + k] = v[k];
 }
+template <int D> constexpr decltype(&transform_kernel<D, 0>) transform_kernels[] = {transform_kernel<D, 0>, transform_kernel<D, 1>, transform_kernel<D, 2>};
 
 } // namespace
 
 Quantizer::~Quantizer() {
     if (memory) context->release(memory, "vi_quantizer_destroy");
-    if (feedback) context->release(feedback, "vi_quantizer_destroy");
+    if (matrices) context->release(matrices, "vi_quantizer_destroy");
 }
 
 extern "C" {
@@ -118,25 +113,26 @@ VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer
     return VI_OK;
 } VI_CATCH(context, "vi_quantizer_destroy")
 
-VI_API int32_t vi_quantizer_feedback(vi_context* context, vi_quantizer* quantizer, const float* feedback) VI_TRY {
-    const char* name = "vi_quantizer_feedback";
-    VI_OPEN(context, "vi_quantizer_feedback");
-    VI_NOT_CAPTURED(context, "vi_quantizer_feedback");
-    VI_REQUIRE(context, quantizer && feedback, "%s: quantizer or feedback is NULL", name);
+VI_API int32_t vi_quantizer_matrices(vi_context* context, vi_quantizer* quantizer, const float* matrices) VI_TRY {
+    const char* name = "vi_quantizer_matrices";
+    VI_OPEN(context, "vi_quantizer_matrices");
+    VI_NOT_CAPTURED(context, "vi_quantizer_matrices");
+    VI_REQUIRE(context, quantizer && matrices, "%s: quantizer or matrices is NULL", name);
     Quantizer& q = *quantizer->quantizer;
-    VI_REQUIRE(context, q.bits < 16, "%s: 16 bits have no codes", name);
+    VI_REQUIRE(context, q.bits < 16, "%s: 16 bits have no transform", name);
+    VI_REQUIRE(context, !q.smooth && !q.hadamard, "%s: the quantizer has smooth or hadamard, which matrices stand in place of", name);
     VI_REQUIRE(context, quantizer->quantizer.use_count() == 1, "%s: layers are made with this quantizer already", name);
-    const size_t bytes = static_cast<size_t>(q.kv_heads) * q.head_dim * q.head_dim * sizeof(float);
-    if (!q.feedback) {
+    const size_t bytes = 3 * static_cast<size_t>(q.kv_heads) * q.head_dim * q.head_dim * sizeof(float);
+    if (!q.matrices) {
         void* memory = nullptr;
         const int32_t status = context->allocate(&memory, bytes, name);
         if (status != VI_OK) return status;
-        q.feedback = static_cast<float*>(memory);
+        q.matrices = static_cast<float*>(memory);
     }
-    VI_CUDA(context, "vi_quantizer_feedback", cudaMemcpyAsync(q.feedback, feedback, bytes, cudaMemcpyDeviceToDevice, context->stream));
+    VI_CUDA(context, "vi_quantizer_matrices", cudaMemcpyAsync(q.matrices, matrices, bytes, cudaMemcpyDeviceToDevice, context->stream));
     context->constants_written = true;
     return VI_OK;
-} VI_CATCH(context, "vi_quantizer_feedback")
+} VI_CATCH(context, "vi_quantizer_matrices")
 
 VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer) VI_TRY {
     VI_OPEN(context, "vi_quantizer_codebook");
@@ -170,8 +166,8 @@ VI_API int32_t vi_transform(vi_context* context, float* out, const float* x, con
     VI_REQUIRE(context, out && x, "%s: out or x is NULL", name);
     const int64_t count = static_cast<int64_t>(rows) * heads;
     const unsigned blocks = static_cast<unsigned>(ceil_div<int64_t>(count, 8));
-    auto kernel = q.head_dim == 64 ? transform_kernel<64> : transform_kernel<128>;
-    kernel<<<blocks, 256, 0, context->stream>>>(out, x, q.smooth, q.hadamard, direction, count, heads, heads / q.kv_heads, stride);
+    const auto kernel = (q.head_dim == 64 ? transform_kernels<64> : transform_kernels<128>)[direction];
+    kernel<<<blocks, 256, 0, context->stream>>>(out, x, q.transform(), count, heads, heads / q.kv_heads, stride);
     VI_LAUNCHED(context, "vi_transform");
     return VI_OK;
 } VI_CATCH(context, "vi_transform")

@@ -3,6 +3,13 @@
 #include "context.h"
 #include "page.cuh"
 
+// What kernels see of a transform; see transform.cuh. Pointers in device memory, or nullptr.
+struct Transform {
+    const float* smooth;   // [kv_heads, head_dim]
+    const float* matrices; // [3, kv_heads, head_dim, head_dim]: in place of smooth and hadamard
+    int32_t kv_heads, hadamard;
+};
+
 struct Quantizer {
     int32_t kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0, codebook_parts = 0, hadamard = 0, token_scale = 0;
     // Device memory, in one allocation of `memory`. codebooks f32 [codebook_heads, codebook_parts, 2^bits, sub_dim] as attention reads
@@ -13,9 +20,10 @@ struct Quantizer {
     uint8_t* table = nullptr;
     float* table_scales = nullptr;
     float* smooth = nullptr;
-    float* feedback = nullptr; // [kv_heads, head_dim, head_dim] in an allocation of its own, or nullptr
+    float* matrices = nullptr; // [3, kv_heads, head_dim, head_dim] in an allocation of its own, or nullptr
     vi_context* context = nullptr;
 
+    Transform transform() const { return {smooth, matrices, kv_heads, hadamard}; }
     PageFormat format() const { return {head_dim, sub_dim, bits, token_scale}; }
     int32_t book_count() const { return codebook_heads * codebook_parts; }
     int64_t page_bytes() const { return static_cast<int64_t>(format().head_bytes()) * kv_heads; }
@@ -34,8 +42,8 @@ struct Side {
     const float* codebooks;
     const uint8_t* table;
     const float* table_scales;
-    const float *smooth, *feedback; // or nullptr
-    int32_t codebook_heads, codebook_parts, hadamard;
+    Transform transform;
+    int32_t codebook_heads, codebook_parts;
 
     __device__ uint8_t* page(int index, int head, int kv_heads) const {
         return pages + (static_cast<int64_t>(index) * kv_heads + head) * format.head_bytes();

@@ -12,12 +12,13 @@ import type { Calibration, SideCalibration } from "./calibration.ts";
 import {
   type CacheBytes,
   type CacheShape,
-  feedbackBytes,
   type KvConfig,
   layerFormat,
+  matrixBytes,
   PAGE_TOKENS,
   tokenBytes,
 } from "./format.ts";
+import { transformMatrices } from "./matrix.ts";
 
 /** The cache has no free page or slot left; freeing sequences, or a larger cache, helps. */
 export class CacheFullError extends Error {
@@ -114,12 +115,13 @@ export class KvCache implements Disposable {
   #quantizer(side: SideCalibration, layer: number): Quantizer {
     const { kvHeads, headDim } = this.shape;
     const { subDim, bits } = layerFormat(side, side.format, layer);
-    const { codebook, smooth, feedback } = bits === 16 ? {} : side.layers[layer] ?? {};
-    const plain = codebook && !smooth && !feedback, shared = plain ? this.#quantizers.get(codebook) : undefined;
+    const { codebook, smooth, matrix } = bits === 16 ? {} : side.layers[layer] ?? {};
+    const plain = codebook && !smooth && !matrix, shared = plain ? this.#quantizers.get(codebook) : undefined;
     if (shared) return shared;
     using codebooks = codebook && Tensor.from(this.#device, codebook, [codebook.length / subDim, subDim]);
     using factors = smooth && Tensor.from(this.#device, smooth, [kvHeads, headDim]);
-    using shares = feedback && Tensor.from(this.#device, feedback, [kvHeads, headDim, headDim]);
+    using matrices = matrix &&
+      Tensor.from(this.#device, transformMatrices(matrix, headDim), [3, kvHeads, headDim, headDim]);
     const { codebookHeads, codebookParts } = side;
     const quantizer = this.#keep(
       new Quantizer(this.#device, {
@@ -129,7 +131,7 @@ export class KvCache implements Disposable {
         bits,
         codebooks: codebooks ?? null,
         smooth: factors ?? null,
-        feedback: shares ?? null,
+        matrices: matrices ?? null,
         codebookHeads,
         codebookParts,
         hadamard: side.hadamard && bits < 16,
@@ -229,8 +231,8 @@ export class KvCache implements Disposable {
         out.scales += tokens * token.scale;
       }
       for (const codebook of new Set(side.layers.map((layer) => layer.codebook))) out.codebooks += codebook.length * 2;
-      for (const { smooth, feedback } of side.layers) {
-        out.codebooks += (smooth?.byteLength ?? 0) + (feedback ? feedbackBytes(this.shape) : 0);
+      for (const { smooth, matrix } of side.layers) {
+        out.codebooks += (smooth?.byteLength ?? 0) + (matrix ? matrixBytes(this.shape) : 0);
       }
     }
     out.window = row * this.config.recent;

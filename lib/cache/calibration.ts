@@ -25,8 +25,8 @@ export interface LayerCalibration {
   codebook: Float32Array;
   /** [kvHeads, headDim], positive; absent where the transform has no smooth factors. */
   smooth?: Float32Array;
-  /** [kvHeads, headDim, headDim]: how later sub-vectors make up for the errors of earlier ones; absent where they do not. */
-  feedback?: Float32Array;
+  /** A fitted transform, [kvHeads, headDim, headDim]: x~ = x A of row vectors; absent where smooth factors and Hadamard are it. */
+  matrix?: Float32Array;
 }
 
 /** The calibration of one side (keys or values). */
@@ -70,15 +70,14 @@ export function writeCalibration(
     if (side.layerFormats) metadata[`${which}.layers`] = side.layerFormats.map(({ name }) => name).join();
     side.layers.forEach((layer, index) => {
       const format = layerFormat(side, side.format, index), { subDim, bits } = format;
-      if (layer.feedback) {
-        tensors[`layers.${index}.${which}.feedback`] = {
+      if (layer.matrix) {
+        tensors[`layers.${index}.${which}.matrix`] = {
           dtype: "F16",
           shape: [shape.kvHeads, shape.headDim, shape.headDim],
-          data: bytesOf(Float16Array.from(layer.feedback)),
+          data: bytesOf(Float16Array.from(layer.matrix)),
         };
       }
-      const owner = side.sharedCodebooks ? `${which}.${format.name}` : `layers.${index}.${which}`;
-      tensors[`${owner}.codebook`] ??= {
+      tensors[`layers.${index}.${which}.codebook`] = {
         dtype: "F16",
         // Files of one codebook a head had no dimension for the parts before there were any, and still have none.
         shape: [side.codebookHeads, ...(side.codebookParts === 1 ? [] : [side.codebookParts]), 2 ** bits, subDim],
@@ -128,27 +127,24 @@ export function readCalibration(
     if (note[which] !== format.name) {
       throw new WeightsError(`${path}: holds ${which} as ${note[which] ?? "nothing"}, ${format.name} was asked for`);
     }
-    const layers: LayerCalibration[] = [], shared = new Map<string, Float32Array>();
+    const layers: LayerCalibration[] = [];
     const layerFormats = readLayerFormats(path, note[`${which}.layers`], shape.layers);
     let codebookHeads = 1, codebookParts = 1;
     for (let index = 0; index < shape.layers; index++) {
       const name = `layers.${index}.${which}`, own = layerFormats?.[index] ?? format;
-      const owner = file.has(`${which}.${own.name}.codebook`) ? `${which}.${own.name}` : name;
-      const shapeThere = file.info(`${owner}.codebook`).shape, hasParts = shapeThere.length === 4;
+      const shapeThere = file.info(`${name}.codebook`).shape, hasParts = shapeThere.length === 4;
       codebookHeads = shapeThere[0];
       codebookParts = hasParts ? shapeThere[1] : 1;
       if (codebookHeads !== 1 && codebookHeads !== shape.kvHeads) {
         throw new WeightsError(
-          `${path}: ${owner}.codebook has ${codebookHeads} heads, 1 or ${shape.kvHeads} are needed`,
+          `${path}: ${name}.codebook has ${codebookHeads} heads, 1 or ${shape.kvHeads} are needed`,
         );
       }
       const parts = hasParts ? [shape.headDim / own.subDim] : [];
-      const codebook = shared.get(owner) ??
-        read(file, `${owner}.codebook`, "F16", [codebookHeads, ...parts, 2 ** own.bits, own.subDim]);
-      if (owner !== name) shared.set(owner, codebook);
+      const codebook = read(file, `${name}.codebook`, "F16", [codebookHeads, ...parts, 2 ** own.bits, own.subDim]);
       const layer: LayerCalibration = { codebook };
-      if (file.has(`${name}.feedback`)) {
-        layer.feedback = read(file, `${name}.feedback`, "F16", [shape.kvHeads, shape.headDim, shape.headDim]);
+      if (file.has(`${name}.matrix`)) {
+        layer.matrix = read(file, `${name}.matrix`, "F16", [shape.kvHeads, shape.headDim, shape.headDim]);
       }
       if (file.has(`${name}.smooth`)) {
         layer.smooth = read(file, `${name}.smooth`, "F32", [shape.kvHeads, shape.headDim]);
@@ -164,8 +160,7 @@ export function readCalibration(
       codebookHeads,
       codebookParts,
       ...(layerFormats && { layerFormats }),
-      ...(shared.size > 0 && { sharedCodebooks: true }),
-      ...(layers.some((layer) => layer.feedback) && { feedback: true }),
+      ...(layers.some((layer) => layer.matrix) && { fitted: true }),
       layers,
       origin: path,
     };

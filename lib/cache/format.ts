@@ -48,8 +48,8 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
   "vq1.5": { keys: "d8b12", values: "d8b12" },
   "vq1.25": { keys: "d8b12", values: "d8b8" },
   "vq1": { keys: "d8b8", values: "d8b8" },
-  "vq2+": { keys: "d4b10", values: "d8b12", plus: true, layerBits: 1.85 },
-  "vq1.5+": { keys: "d4b8", values: "d8b8", plus: true, layerBits: 1.35 },
+  "vq2+": { keys: "d4b10", values: "d4b6", plus: true, layerBits: 1.95 },
+  "vq1.5+": { keys: "d4b8", values: "d8b8", plus: true, layerBits: 1.45 },
   "vq1+": { keys: "d8b8", values: "d8b8", plus: true },
 };
 
@@ -162,7 +162,7 @@ export interface CacheBytes {
   window: number;
   /** The first tokens. */
   sinks: number;
-  /** Codebooks and smooth factors. */
+  /** Codebooks, smooth factors and fitted transforms. */
   codebooks: number;
   /** All of them. */
   total: number;
@@ -178,12 +178,10 @@ export interface SideScheme {
   tokenScale: boolean;
   /** Whether there are smooth factors. */
   smooth: boolean;
-  /** Whether later sub-vectors make up for the errors of earlier ones: a matrix a layer and KV head. */
-  feedback?: boolean;
+  /** Whether the transform is a fitted matrix a layer and KV head, in place of smooth factors and Hadamard. */
+  fitted?: boolean;
   /** The formats of the layers, where they are not all the side's own. */
   layerFormats?: readonly Format[];
-  /** One codebook a format, shared by all layers (without smooth factors), rather than codebooks of each layer. */
-  sharedCodebooks?: boolean;
 }
 
 /** The format of one side's layer. */
@@ -191,8 +189,8 @@ export function layerFormat(scheme: SideScheme, format: Format, layer: number): 
   return scheme.layerFormats?.[layer] ?? format;
 }
 
-/** Bytes of one side's feedback in one layer, as f16. */
-export function feedbackBytes({ kvHeads, headDim }: CacheShape): number {
+/** Bytes of one side's fitted transform in one layer, as f16. */
+export function matrixBytes({ kvHeads, headDim }: CacheShape): number {
   return kvHeads * headDim * headDim * 2;
 }
 
@@ -219,18 +217,16 @@ export function cacheBytes(
   const pageTokens = Math.ceil(tokens / PAGE_TOKENS) * PAGE_TOKENS * sequences;
   for (const which of ["keys", "values"] as const) {
     const side = scheme[which], { codebookHeads, codebookParts } = side;
-    for (let layer = 0, counted = new Set<Format>(); layer < shape.layers; layer++) {
+    for (let layer = 0; layer < shape.layers; layer++) {
       const format = layerFormat(side, config[which], layer), token = tokenBytes(shape, format, side.tokenScale);
       bytes.pages += pageTokens * token.codes;
       bytes.scales += pageTokens * token.scale;
-      if (format.bits === 16 || side.sharedCodebooks && counted.has(format)) continue;
-      counted.add(format);
-      bytes.codebooks += codebookHeads * codebookParts * 2 ** format.bits * format.subDim * 2;
+      if (format.bits < 16) bytes.codebooks += codebookHeads * codebookParts * 2 ** format.bits * format.subDim * 2;
     }
     const row = shape.layers * shape.kvHeads * shape.headDim * 2 * sequences;
     bytes.window += row * config.recent;
     bytes.sinks += row * config.sinks;
-    if (side.feedback) bytes.codebooks += shape.layers * feedbackBytes(shape);
+    if (side.fitted) bytes.codebooks += shape.layers * matrixBytes(shape);
     if (side.smooth) bytes.codebooks += shape.layers * shape.kvHeads * shape.headDim * 4;
   }
   bytes.total = bytes.pages + bytes.scales + bytes.window + bytes.sinks + bytes.codebooks;

@@ -6,24 +6,21 @@
  */
 
 import { Tensor } from "../tensor.ts";
-import { linear, Quantizer, rope, ropeFrequencies } from "../ops/mod.ts";
+import { linear, Quantizer } from "../ops/mod.ts";
 import { KvCache } from "../cache/cache.ts";
 import { exactSide } from "../cache/calibration.ts";
 import { type CacheShape, kvConfig } from "../cache/format.ts";
+import { transformMatrices } from "../cache/matrix.ts";
 import type { Llama } from "../models/llama.ts";
-import { addImportance, importancePositions, type ImportanceSums, importanceWeights } from "./importance.ts";
+import { addImportance, addOuter, importancePositions, type ImportanceSums, importanceWeights } from "./importance.ts";
 
 /** Options of {@linkcode Activations.capture}. */
 export interface CaptureOptions {
   /** First positions of each window that are left out, as a cache keeps them exactly. Default 4. */
   skip?: number;
-  /**
-   * Positions that keys and the moments of queries are spread over, whole windows up: a token at position t of a window of W
-   * tokens is turned on by RoPE to t + W (t mod k), k = positions / W rounded. Slow pairs of channels have hardly turned within a
-   * window, and what is fitted to their direction there is wrong further on. Default: as they are.
-   */
-  positions?: number;
-  /** Whether {@linkcode Activations.importance} is wanted, which costs time. Default false. */
+  /** Newest positions that a cache keeps exactly, whose errors `weights` does not count. Default 0. */
+  window?: number;
+  /** Whether {@linkcode Activations.importance} and {@linkcode Activations.weightedMoments} are wanted, which cost time. Default false. */
   weights?: boolean;
   /** Called with windows done and in all. */
   onProgress?: (done: number, total: number) => void;
@@ -33,14 +30,6 @@ export interface CaptureOptions {
 
 /** One query row in so many goes into the moments. */
 const QUERY_STEP = 8;
-
-/** sum[to ..] += x x^T for x = from[begin .. begin + n). */
-function addOuter(sum: Float64Array, to: number, from: Float32Array, begin: number, n: number): void {
-  for (let i = 0; i < n; i++) {
-    const x = from[begin + i], row = to + i * n;
-    for (let j = 0; j < n; j++) sum[row + j] += x * from[begin + j];
-  }
-}
 
 /** Of each layer the sums of W^T W, from the output projection's columns; of a large one every few channels. */
 function outputMetrics(model: Llama): Float64Array[] {
@@ -83,7 +72,6 @@ export class Activations implements Disposable {
   readonly outputMetrics: readonly Float64Array[];
   readonly #stored: readonly Tensor[];
   readonly #importance: readonly ImportanceSums[];
-  readonly #rows: Map<string, Float32Array> = new Map();
   readonly #statistics: Map<number, KeyStatistics> = new Map();
 
   private constructor(
@@ -108,7 +96,7 @@ export class Activations implements Disposable {
     windows: readonly Int32Array[],
     options: CaptureOptions = {},
   ): Promise<Activations> {
-    const { skip = 4, positions = 0, weights = false, onProgress, signal } = options,
+    const { skip = 4, window: newest = 0, weights = false, onProgress, signal } = options,
       shape = model.cacheShape,
       { kvHeads, headDim } = shape;
     const width = 2 * kvHeads * headDim, group = model.config.heads / kvHeads;
@@ -119,18 +107,12 @@ export class Activations implements Disposable {
     const stored = Array.from({ length: shape.layers }, () => Tensor.empty(model.device, "f32", [tokens, width]));
     const moments = stored.map(() => new Float64Array(kvHeads * headDim * headDim));
     const sums = () => new Float64Array(tokens * kvHeads);
-    const importance = weights ? stored.map((): ImportanceSums => ({ keys: sums(), values: sums() })) : [];
+    const importance = stored.slice(0, weights ? undefined : 0).map((_, layer): ImportanceSums => ({
+      keys: sums(),
+      values: sums(),
+      queries: new Float64Array(moments[layer].length),
+    }));
     const exact = kvConfig("bf16"), context = Math.max(...windows.map((window) => window.length));
-    using frequencies = Tensor.from(model.device, ropeFrequencies(model.config), [headDim / 2]);
-    // Turns rows on from where they are; `index` says which of the shifts the first takes.
-    const spread = (rows: Tensor, length: number, index: number, heads: number): void => {
-      const shifts = Math.round(positions / length);
-      if (shifts < 2) return;
-      const by = Int32Array.from({ length: rows.length }, (_, i) => length * ((index + i) % shifts));
-      using further = Tensor.from(model.device, by, [rows.length]);
-      rope(rows, further, frequencies, { rows: rows.length, heads, headDim, stride: rows.stride });
-      model.device.synchronize();
-    };
     try {
       using cache = new KvCache(model.device, shape, exact, { keys: exactSide(), values: exactSide() }, { context });
       let begin = 0, counted = 0;
@@ -146,31 +128,26 @@ export class Activations implements Disposable {
               observe: (layer, kv) => {
                 const own = stored[layer].rows(begin, count);
                 own.copyFrom(kv.rows(skip, count));
-                spread(own, window.length, skip, kvHeads);
                 if (weights) all = kv.read();
                 first = 0;
               },
               observeQueries: (layer, queries) => {
                 const heads = kvHeads * group, q = queries.read() as Float32Array;
                 const sampled = Math.ceil(queries.length / QUERY_STEP), wide = heads * headDim;
-                const some = new Float32Array(sampled * wide);
                 for (let i = 0; i < sampled; i++) {
-                  some.set(q.subarray(i * QUERY_STEP * wide, (i * QUERY_STEP + 1) * wide), i * wide);
-                }
-                using turned = Tensor.from(model.device, some, [sampled, wide]);
-                spread(turned, window.length, Math.ceil(first / QUERY_STEP), heads);
-                turned.read(some);
-                for (let at = 0, head = 0; at < some.length; at += headDim, head = (head + 1) % heads) {
-                  addOuter(moments[layer], Math.floor(head / group) * headDim * headDim, some, at, headDim);
+                  for (let head = 0; head < heads; head++) {
+                    const at = i * QUERY_STEP * wide + head * headDim;
+                    addOuter(moments[layer], Math.floor(head / group) * headDim * headDim, q, at, headDim);
+                  }
                 }
                 if (layer === 0) counted += sampled * group;
                 if (weights) {
-                  const { keys, values } = importance[layer], from = begin * kvHeads;
-                  const own = { keys: keys.subarray(from), values: values.subarray(from) };
+                  const { keys, values, queries: sums } = importance[layer], from = begin * kvHeads;
+                  const own = { keys: keys.subarray(from), values: values.subarray(from), queries: sums };
                   for (const t of asked) {
                     if (t < first || t >= first + queries.length) continue;
                     const query = q.subarray((t - first) * wide, (t - first + 1) * wide);
-                    addImportance(own, all, query, t, skip, shape);
+                    addImportance(own, all, query, t, { skip, window: newest }, shape);
                   }
                 }
                 first += queries.length;
@@ -211,34 +188,47 @@ export class Activations implements Disposable {
 
   /**
    * One side's vectors of a layer after a cache's transform, f32 [tokens, kvHeads, headDim] on the host: divided by `smooth`,
-   * [kvHeads, headDim], where given, then multiplied by the Walsh-Hadamard matrix where asked for. Kept for the next call.
+   * [kvHeads, headDim], where given, then multiplied by the Walsh-Hadamard matrix where asked for; or multiplied by `matrix`, [kvHeads,
+   * headDim, headDim], in their place.
    */
   rows(
     layer: number,
     which: "keys" | "values",
-    transform: { hadamard?: boolean; smooth?: Float32Array } = {},
+    transform: { hadamard?: boolean; smooth?: Float32Array; matrix?: Float32Array } = {},
   ): Float32Array {
-    const { hadamard = false, smooth } = transform;
-    const key = `${layer} ${which} ${hadamard} ${smooth?.join() ?? ""}`;
-    const known = this.#rows.get(key);
-    if (known) return known;
+    const { hadamard = false, smooth, matrix } = transform;
     const { kvHeads, headDim } = this.shape,
       width = kvHeads * headDim,
       stored = this.#stored[layer],
       { device } = stored;
     const rows = stored.columns(which === "keys" ? 0 : width, width).read() as Float32Array;
-    if (hadamard || smooth) {
+    if (hadamard || smooth || matrix) {
       // The transform alone is wanted; the codebook is a placeholder that it does not read.
       using codebooks = Tensor.zeros(device, "f32", [1, 256, 4]);
       using factors = smooth && Tensor.from(device, smooth, [kvHeads, headDim]);
-      const format = { subDim: 4, bits: 8, codebooks, codebookHeads: 1 };
+      using matrices = matrix && Tensor.from(device, transformMatrices(matrix, headDim), [3, matrix.length]);
+      const format = { subDim: 4, bits: 8, codebooks, codebookHeads: 1, matrices: matrices ?? null };
       using quantizer = new Quantizer(device, { kvHeads, headDim, ...format, smooth: factors ?? null, hadamard });
       using part = Tensor.from(device, rows, [this.tokens, width]);
       quantizer.transform(part, part, "forward", { heads: kvHeads });
       part.read(rows);
     }
-    this.#rows.set(key, rows);
     return rows;
+  }
+
+  /**
+   * Sum of w q^T q over the queries that {@linkcode importance} looks at, w what a unit of error in the scores of coded tokens costs the
+   * query's output: [kvHeads, headDim, headDim]. Throws RangeError where it was captured without `weights`.
+   */
+  weightedMoments(layer: number): Float64Array {
+    return this.#sums(layer).queries;
+  }
+
+  #sums(layer: number): ImportanceSums {
+    if (this.#importance.length === 0) {
+      throw new RangeError("activations: importance was not captured; capture with `weights: true`");
+    }
+    return this.#importance[layer];
   }
 
   /**
@@ -248,15 +238,11 @@ export class Activations implements Disposable {
    * captured without `weights`.
    */
   importance(layer: number, which: "keys" | "values"): Float32Array {
-    if (this.#importance.length === 0) {
-      throw new RangeError("activations: importance was not captured; capture with `weights: true`");
-    }
-    return importanceWeights(this.#importance[layer][which]);
+    return importanceWeights(this.#sums(layer)[which]);
   }
 
   /** Frees the memory. */
   [Symbol.dispose](): void {
     for (const tensor of this.#stored) tensor[Symbol.dispose]();
-    this.#rows.clear();
   }
 }

@@ -7,12 +7,13 @@
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { kmeans } from "../ops/mod.ts";
-import { type Calibration, exactSide, type SideCalibration } from "../cache/calibration.ts";
+import { type Calibration, exactSide, type LayerCalibration, type SideCalibration } from "../cache/calibration.ts";
 import { type CacheShape, type Format, FORMATS, type KvConfig, kvConfig, layerFormat } from "../cache/format.ts";
 import type { Llama } from "../models/llama.ts";
 import { Activations } from "./activations.ts";
+import { fitTransform, mixedMetric } from "./fit.ts";
+import { addOuter } from "./importance.ts";
 import { allocate, sensitivity } from "./sensitivity.ts";
-import { errorFeedback, transformedMetric } from "./feedback.ts";
 
 /** What the codebooks are trained for, beyond the formats. The defaults are the paper's. */
 export interface Recipe {
@@ -28,10 +29,12 @@ export interface Recipe {
   /** An 8-bit scale a token and KV head, for keys and values, or for one side alone. Default false. */
   tokenScale?: boolean | "keys" | "values";
   /**
-   * Error feedback: keys are coded for the least error of their products with the queries, values for the least error after the
-   * output projection; true for both. The codes cost the same bits. Default false.
+   * A transform fitted to each KV head in place of smooth factors and Hadamard (see {@linkcode fitTransform}), for both sides or one
+   * alone. An error of the keys costs what it does to the products with the queries, half by the queries' second moment and half by
+   * that of the queries that coded tokens count for; an error of the values costs its square after the output projection.
+   * Default false.
    */
-  feedback?: boolean | "keys" | "values";
+  fitted?: boolean | "keys" | "values";
   /**
    * Sub-vectors count by what their error does to the attention's output: centroids are means weighted by the importance of the
    * token in its KV head, sum p_t^2 |v_t - o|^2 for keys and sum p_t^2 for values over some queries, with probabilities p and output
@@ -41,17 +44,10 @@ export interface Recipe {
   importance?: boolean;
   /** One codebook a KV head rather than one a layer. Default false. */
   perHead?: boolean;
-  /** One codebook a format, for all layers and heads. Default false. */
-  shared?: boolean;
   /** Mean bits a channel of the codes that {@linkcode calibrate} spreads over layers, keys and values by their sensitivity. */
   layerBits?: number;
   /** Formats of the layers, where they are not all those of the configuration. */
   layerFormats?: { readonly keys?: readonly Format[]; readonly values?: readonly Format[] };
-  /**
-   * Positions that keys and queries are spread over by turning them on (see {@linkcode CaptureOptions.positions}), at most the
-   * model's context. Default: those of the windows.
-   */
-  positions?: number;
   /** First positions of each window that calibration leaves out, as sinks are kept exactly. Default 4. */
   skip?: number;
   /** Sub-vectors that a codebook is trained on, at most. Default 200000. */
@@ -66,31 +62,20 @@ export interface Recipe {
 export const RECIPES: readonly string[] = ["vecinfer", "vecinfer+"];
 
 /**
- * The paper's recipe, or `vecinfer+`, which the ablation in `docs/ablation.md` found best: fitted smooth factors and error feedback
- * for the keys, spread over 4096 positions, and with `layerBits` token scales, Hadamard for the values, codebooks that all layers
- * share and formats a layer; without (at one bit there is no room for them) values as they are and a codebook a KV head.
+ * The paper's recipe, or `vecinfer+`, which the ablation in `docs/ablation.md` found best: fitted transforms for keys and values,
+ * centroids weighted by importance, a codebook a KV head, and with `layerBits` formats a layer.
  */
 export function recipeOf(name: string, layerBits?: number): Recipe {
   if (name === "vecinfer") return {};
   if (name !== "vecinfer+") throw new RangeError(`recipe "${name}" is unknown; recipes are ${RECIPES.join(", ")}`);
-  const keys: Recipe = { smooth: "fitted", feedback: "keys", positions: 4096 };
-  return layerBits === undefined
-    ? { ...keys, perHead: true }
-    : { ...keys, tokenScale: true, valueHadamard: true, shared: true, layerBits };
+  return { fitted: true, importance: true, perHead: true, ...(layerBits !== undefined && { layerBits }) };
 }
-
-/** Formats of up to 10 bits, which attention reads, and the encoder finds, fastest. */
-const FAST_FORMATS = ["d8b8", "d4b8", "d4b10", "d2b8"].map((name) => FORMATS[name]);
 
 /**
- * Formats that layers choose from under {@linkcode Recipe.layerBits}. Below 1.5 bits all, as the paper's recipe at 1.5 bits has 12-bit
- * codes throughout; above none of 12 bits: error feedback searches their 4096 codewords one sub-vector after the other, for every
- * token, and they are the slowest to read.
+ * Formats that layers choose from under {@linkcode Recipe.layerBits}: those of up to 10 bits, which attention reads fastest, and whose
+ * codebooks are small enough for each KV head to have its own.
  */
-function layerChoices(layerBits: number): { keys: readonly Format[]; values: readonly Format[] } {
-  const formats = layerBits < 1.5 ? [...FAST_FORMATS, FORMATS.d8b12, FORMATS.d4b12] : FAST_FORMATS;
-  return { keys: formats, values: formats };
-}
+const LAYER_FORMATS = ["d8b8", "d4b6", "d4b8", "d4b10", "d2b8"].map((name) => FORMATS[name]);
 
 /** Windows that the sensitivity of layers is measured on, and their tokens at most. */
 const SENSITIVITY = { windows: 2, tokens: 1024 };
@@ -114,6 +99,11 @@ function uniform(seed: number): () => number {
   };
 }
 
+/** Whether a recipe needs activations captured with their weights. */
+export function needsWeights({ importance, fitted }: Recipe): boolean {
+  return importance === true || fitted === true || fitted === "keys";
+}
+
 /** Trains the calibration of `config` for a model on windows of tokens. The same inputs and seed give the same bytes. */
 export async function calibrate(
   model: Llama,
@@ -122,17 +112,16 @@ export async function calibrate(
   recipe: Recipe = {},
   options: CalibrateOptions = {},
 ): Promise<Calibration> {
-  const { layerBits, skip, importance: weights } = recipe, { signal } = options;
-  const positions = recipe.positions && Math.min(recipe.positions, model.config.contextLength);
-  using activations = await Activations.capture(model, windows, { skip, positions, weights, signal });
+  const { layerBits, skip } = recipe, { signal } = options, weights = needsWeights(recipe);
+  using activations = await Activations.capture(model, windows, { skip, window: config.window, weights, signal });
   const steps = 2 * activations.shape.layers;
   if (layerBits === undefined) return await train(model.device, activations, config, recipe, options);
-  const total = 2 * steps, at = kvConfig("d4b8");
-  const base = await train(model.device, activations, at, recipe, { signal });
+  const total = 2 * steps, at = FORMATS.d4b8;
+  const base = await train(model.device, activations, kvConfig(at.name), recipe, { signal });
   const compared = windows.slice(0, SENSITIVITY.windows).map((window) => window.subarray(0, SENSITIVITY.tokens));
   const onProgress = (done: number) => options.onProgress?.(done, total);
   const measured = await sensitivity(model, base, compared, { signal, onProgress });
-  const layerFormats = allocate(activations.shape, measured, at, layerBits, layerChoices(layerBits));
+  const layerFormats = allocate(activations.shape, measured, at, layerBits, LAYER_FORMATS);
   const codebooks = { signal, onProgress: (done: number) => options.onProgress?.(steps + done, total) };
   return await train(model.device, activations, config, { ...recipe, layerFormats }, codebooks);
 }
@@ -157,41 +146,21 @@ export async function train(
       options.onProgress?.(done += layers, 2 * layers);
       continue;
     }
-    const { tokenScale = false } = recipe;
+    const { tokenScale = false } = recipe, fitted = recipe.fitted === true || recipe.fitted === which;
     const side: SideCalibration = {
       format,
-      hadamard: isKeys ? recipe.keyHadamard ?? true : recipe.valueHadamard ?? false,
+      hadamard: !fitted && (isKeys ? recipe.keyHadamard ?? true : recipe.valueHadamard ?? false),
       tokenScale: tokenScale === which || tokenScale === true,
-      smooth: isKeys && (recipe.smooth ?? true) !== false,
-      codebookHeads: recipe.perHead && !recipe.shared ? kvHeads : 1,
+      smooth: !fitted && isKeys && (recipe.smooth ?? true) !== false,
+      codebookHeads: recipe.perHead ? kvHeads : 1,
       codebookParts: 1,
       layers: [],
       origin: "calibrated",
-      ...((recipe.feedback === true || recipe.feedback === which) && { feedback: true }),
+      ...(fitted && { fitted: true }),
       ...(layerFormats && { layerFormats }),
-      ...(recipe.shared && { sharedCodebooks: true }),
     };
-    const shared = new Map<Format, Float32Array>();
     for (let layer = 0; layer < layers; layer++) {
-      const format = layerFormat(side, side.format, layer);
-      const smooth = side.smooth ? smoothFactors(activations, layer, recipe.smooth) : undefined;
-      let codebook = shared.get(format);
-      if (format.bits === 16) codebook = new Float32Array(0);
-      codebook ??= await trainLayer(
-        device,
-        activations,
-        which,
-        side,
-        format,
-        recipe.shared ? null : layer,
-        recipe,
-        options,
-      );
-      if (recipe.shared) shared.set(format, codebook);
-      const feedback = side.feedback && format.bits < 16
-        ? layerFeedback(activations, layer, which, format, { hadamard: side.hadamard, smooth })
-        : undefined;
-      side.layers.push({ codebook, smooth, ...(feedback && { feedback }) });
+      side.layers.push(await trainLayer(device, activations, which, side, layer, recipe, options));
       options.onProgress?.(++done, 2 * layers);
     }
     sides.push(side);
@@ -199,23 +168,26 @@ export async function train(
   return { keys: sides[0], values: sides[1] };
 }
 
-/** The feedback of a layer, [kvHeads, headDim, headDim]. */
-function layerFeedback(
-  { shape: { kvHeads, headDim }, queryMoments, outputMetrics }: Activations,
-  layer: number,
+/** The fitted transforms of a layer, [kvHeads, headDim, headDim], as they are kept: rounded to f16. */
+function fittedMatrices(
+  activations: Activations,
   which: "keys" | "values",
   { subDim }: Format,
-  { hadamard, smooth }: { hadamard: boolean; smooth?: Float32Array },
+  layer: number,
 ): Float32Array {
-  const size = headDim * headDim, out = new Float32Array(kvHeads * size);
-  const metrics = which === "keys" ? queryMoments[layer] : outputMetrics[layer];
+  const { kvHeads, headDim } = activations.shape, size = headDim * headDim, width = kvHeads * headDim;
+  const rows = activations.rows(layer, which), out = new Float32Array(kvHeads * size);
   for (let head = 0; head < kvHeads; head++) {
-    const own = smooth?.subarray(head * headDim, (head + 1) * headDim);
-    const metric = metrics.subarray(head * size, (head + 1) * size);
-    const there = transformedMetric(metric, headDim, { hadamard, smooth: own });
-    out.set(errorFeedback(there, headDim, subDim), head * size);
+    const moment = new Float64Array(size), own = (all: Float64Array) => all.subarray(head * size, (head + 1) * size);
+    for (let at = head * headDim; at < rows.length; at += width) addOuter(moment, 0, rows, at, headDim);
+    const count = rows.length / width;
+    moment.forEach((x, i) => moment[i] = x / count);
+    const metric = which === "keys"
+      ? mixedMetric(own(activations.queryMoments[layer]), own(activations.weightedMoments(layer)), headDim)
+      : own(activations.outputMetrics[layer]);
+    out.set(fitTransform(metric, moment, headDim, subDim), head * size);
   }
-  return out;
+  return Float32Array.from(Float16Array.from(out));
 }
 
 /** The keys' factors of a layer, [kvHeads, headDim], by the formulas of {@linkcode Recipe.smooth}. */
@@ -226,53 +198,47 @@ function smoothFactors(activations: Activations, layer: number, kind: Recipe["sm
   return maxima.map((_, i) => (power[i] / Math.max(moments[i * headDim + i % headDim], 1e-8)) ** 0.25);
 }
 
-/** Codebooks [codebookHeads, 2^bits, subDim] of one layer, or of all layers together where `layer` is null. */
+/** Transform and codebooks [codebookHeads, 2^bits, subDim] of one layer. */
 async function trainLayer(
   device: Device,
   activations: Activations,
   which: "keys" | "values",
   side: SideCalibration,
-  format: Format,
-  layer: number | null,
+  layer: number,
   recipe: Recipe,
   options: CalibrateOptions,
-): Promise<Float32Array> {
-  const { shape } = activations, { subDim, bits } = format, heads = side.codebookHeads, codewords = 2 ** bits;
-  const codebooks = new Float32Array(heads * codewords * subDim), random = uniform((recipe.seed ?? 0) + 1);
-  const from = layer === null
-    ? Array.from({ length: shape.layers }, (_, i) => i).filter((i) => layerFormat(side, side.format, i) === format)
-    : [layer];
+): Promise<LayerCalibration> {
+  const format = layerFormat(side, side.format, layer), { subDim, bits } = format, codewords = 2 ** bits;
+  if (bits === 16) return { codebook: new Float32Array(0) };
+  const smooth = side.smooth ? smoothFactors(activations, layer, recipe.smooth) : undefined;
+  const matrix = side.fitted ? fittedMatrices(activations, which, format, layer) : undefined;
+  const rows = activations.rows(layer, which, { hadamard: side.hadamard, smooth, matrix });
+  const importance = recipe.importance ? activations.importance(layer, which) : undefined;
+  const heads = side.codebookHeads, codebook = new Float32Array(heads * codewords * subDim);
+  const random = uniform((recipe.seed ?? 0) + 1), most = recipe.samples ?? 200_000;
   for (let head = 0; head < heads; head++) {
-    const points: Float32Array[] = [], weights: Float32Array[] = [];
-    for (const index of from) {
-      const smooth = side.smooth ? smoothFactors(activations, index, recipe.smooth) : undefined;
-      const rows = activations.rows(index, which, { hadamard: side.hadamard, smooth });
-      const most = Math.ceil((recipe.samples ?? 200_000) / from.length);
-      const importance = recipe.importance ? activations.importance(index, which) : undefined;
-      const own = heads === 1 ? null : head;
-      const sample = sampleVectors(rows, importance, shape, format, own, most, side.tokenScale, random);
-      points.push(sample.points);
-      weights.push(sample.weights);
-    }
-    const all = joined(points);
-    if (all.length < codewords * subDim) {
+    const own = heads === 1 ? null : head;
+    const { points, weights } = sampleVectors(
+      rows,
+      importance,
+      activations.shape,
+      format,
+      own,
+      most,
+      side.tokenScale,
+      random,
+    );
+    if (points.length < codewords * subDim) {
       throw new RangeError(
         `calibration: ${
-          all.length / subDim
+          points.length / subDim
         } sub-vectors are too few for ${codewords} codewords; use more text or more samples`,
       );
     }
-    const weight = side.tokenScale || recipe.importance ? joined(weights) : undefined;
-    codebooks.set(await trainCodebook(device, format, all, weight, recipe, options), head * codewords * subDim);
+    const weight = side.tokenScale || recipe.importance ? weights : undefined;
+    codebook.set(await trainCodebook(device, format, points, weight, recipe, options), head * codewords * subDim);
   }
-  return codebooks;
-}
-
-function joined(parts: readonly Float32Array[]): Float32Array {
-  if (parts.length === 1) return parts[0];
-  const out = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  parts.reduce((at, part) => (out.set(part, at), at + part.length), 0);
-  return out;
+  return { codebook, ...(smooth && { smooth }), ...(matrix && { matrix }) };
 }
 
 /**

@@ -1,5 +1,6 @@
 /**
- * What an error in a key or a value does to the output of attention: how much each token counts in training codebooks.
+ * What an error in a key or a value does to the output of attention: how much each token counts in training codebooks, and each
+ * query in what a key's error costs.
  *
  * With probabilities p_t = softmax(q . k_t / sqrt(headDim)) of a query and its output o = sum p_t v_t, small errors give
  * do = sum_t p_t (v_t - o) ds_t + p_t dv_t. So to first order the squared error of the output gets p_t^2 |v_t - o|^2 from one unit
@@ -16,12 +17,29 @@ const QUERIES = 64;
 /** The least importance, in parts of the mean: no token is left to chance because few queries were looked at. */
 const FLOOR = 0.01;
 
-/** Sums over queries, [tokens, kvHeads] each. */
+/** Sums over queries. */
 export interface ImportanceSums {
-  /** Of p_t^2 |v_t - o|^2. */
+  /** Of p_t^2 |v_t - o|^2, [tokens, kvHeads]. */
   readonly keys: Float64Array;
-  /** Of p_t^2. */
+  /** Of p_t^2, [tokens, kvHeads]. */
   readonly values: Float64Array;
+  /** Of w q^T q with w the sum over t of p_t^2 |v_t - o|^2, what a unit of error in the scores costs this query: [kvHeads, headDim, headDim]. */
+  readonly queries: Float64Array;
+}
+
+/** Adds weight * x^T x for x = from[begin .. begin + n) to sum[to ..]. */
+export function addOuter(
+  sum: Float64Array,
+  to: number,
+  from: Float32Array,
+  begin: number,
+  n: number,
+  weight = 1,
+): void {
+  for (let i = 0; i < n; i++) {
+    const x = weight * from[begin + i], row = to + i * n;
+    for (let j = 0; j < n; j++) sum[row + j] += x * from[begin + j];
+  }
 }
 
 /** The positions of a window of `length` tokens whose queries are looked at: all, or QUERIES of them evenly spread. */
@@ -32,14 +50,15 @@ export function importancePositions(length: number): number[] {
 
 /**
  * Adds what the query at position `t` of a window says, over its heads: `q` is [heads, headDim], `kv` the window's keys and values
- * [length, 2, kvHeads, headDim]. The first of `sums` is the token at position `skip`; those before it are seen but not counted.
+ * [length, 2, kvHeads, headDim]. The first of `sums` is the token at position `skip`; those before it are seen but not counted, and
+ * so are the newest `window` tokens.
  */
 export function addImportance(
   sums: ImportanceSums,
   kv: Float32Array,
   q: Float32Array,
   t: number,
-  skip: number,
+  { skip, window }: { skip: number; window: number },
   { kvHeads, headDim }: CacheShape,
 ): void {
   const heads = q.length / headDim, group = heads / kvHeads, width = kvHeads * headDim, scale = 1 / Math.sqrt(headDim);
@@ -61,13 +80,16 @@ export function addImportance(
       p[j] /= total;
       for (let i = 0; i < headDim; i++) o[i] += p[j] * kv[value + i];
     }
-    for (let j = skip; j <= t; j++) {
+    let weight = 0;
+    for (let j = skip; j <= t - window; j++) {
       const value = (2 * j + 1) * width + kvHead * headDim, to = (j - skip) * kvHeads + kvHead, p2 = p[j] * p[j];
       let distance = 0;
       for (let i = 0; i < headDim; i++) distance += (kv[value + i] - o[i]) ** 2;
       sums.keys[to] += p2 * distance;
       sums.values[to] += p2;
+      weight += p2 * distance;
     }
+    addOuter(sums.queries, kvHead * headDim * headDim, q, from, headDim, weight);
   }
 }
 

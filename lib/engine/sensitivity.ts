@@ -107,23 +107,22 @@ function convexHull(choices: readonly Format[]): Format[] {
 export function allocate(
   shape: CacheShape,
   measured: Sensitivity,
-  at: { keys: Format; values: Format },
+  at: Format,
   bits: number,
-  choices: { readonly keys: readonly Format[]; readonly values: readonly Format[] },
+  choices: readonly Format[],
 ): { keys: Format[]; values: Format[] } {
-  const hulls = { keys: convexHull(choices.keys), values: convexHull(choices.values) };
+  const hull = convexHull(choices);
   const level = { keys: new Array<number>(shape.layers).fill(0), values: new Array<number>(shape.layers).fill(0) };
-  let left = (2 * bits - rate(hulls.keys[0]) - rate(hulls.values[0])) * shape.layers;
+  let left = 2 * (bits - rate(hull[0])) * shape.layers;
   for (;;) {
     let best: { which: "keys" | "values"; layer: number; gain: number; cost: number } | undefined;
     for (const which of ["keys", "values"] as const) {
-      const hull = hulls[which];
       level[which].forEach((now, layer) => {
         const next = hull[now + 1];
         if (!next) return;
         const cost = rate(next) - rate(hull[now]);
         const fall = DISTORTION[hull[now].name] - DISTORTION[next.name];
-        const gain = measured[which][layer] / DISTORTION[at[which].name] * fall / cost;
+        const gain = measured[which][layer] / DISTORTION[at.name] * fall / cost;
         if (cost <= left + 1e-9 && (!best || gain > best.gain)) best = { which, layer, gain, cost };
       });
     }
@@ -131,5 +130,5 @@ export function allocate(
     level[best.which][best.layer]++;
     left -= best.cost;
   }
-  return { keys: level.keys.map((i) => hulls.keys[i]), values: level.values.map((i) => hulls.values[i]) };
+  return { keys: level.keys.map((i) => hull[i]), values: level.values.map((i) => hull[i]) };
 }

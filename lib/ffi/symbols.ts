@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "e461e2d115040db1104fa2276671f8b5f9c4c77b384990b5a98b0d07c2e26298";
+export const ABI_HASH = "6832a1c249aef81678f5a3fcea517c734719bea2cddac35c0a529a8c38c4810e";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -113,7 +113,7 @@ export const symbols = {
     "i32",
   ],
   vi_quantizer_destroy: ["pointer", "pointer"],
-  vi_quantizer_feedback: ["pointer", "pointer", "pointer"],
+  vi_quantizer_matrices: ["pointer", "pointer", "pointer"],
   vi_quantizer_codebook: ["pointer", "pointer", "pointer"],
   vi_page_bytes: ["pointer", "buffer", "pointer"],
   vi_transform: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],

@@ -22,10 +22,11 @@ export interface QuantizerOptions {
   /** Smooth factors, f32 [kvHeads, headDim]; copied. */
   readonly smooth?: Tensor | null;
   /**
-   * How the errors of earlier sub-vectors go into later ones, f32 [kvHeads, headDim, headDim]; copied. Its formula is that of
-   * `vi_quantizer_feedback` in `cuda/include/vecinfer.h`.
+   * A fitted transform in place of smooth factors and Hadamard, f32 [3, kvHeads, headDim, headDim]; copied. A vector x becomes the
+   * row vector x M with M of the direction (forward, query, inverse) and KV head; see `vi_quantizer_matrices` in
+   * `cuda/include/vecinfer.h`.
    */
-  readonly feedback?: Tensor | null;
+  readonly matrices?: Tensor | null;
   /** Whether the transform has the Walsh-Hadamard matrix. Default false. */
   readonly hadamard?: boolean;
   /** Whether each vector keeps a scale of 8 bits. Default false. */
@@ -38,7 +39,7 @@ export interface TransformOptions extends StrideOptions {
   readonly heads?: number;
 }
 
-/** "forward": x~ = (x / smooth) H, for keys or values. "query": (x * smooth) H. "inverse": back from x~. */
+/** "forward": x~ = (x / smooth) H, for keys or values. "query": (x * smooth) H. "inverse": back from x~. Or x times a matrix each. */
 export type TransformDirection = "forward" | "query" | "inverse";
 
 const directions: Record<TransformDirection, number> = { forward: 0, query: 1, inverse: 2 };
@@ -65,7 +66,7 @@ export class Quantizer implements Disposable, Recorded {
 
   /** Makes a quantizer. Throws VecInferError: UNSUPPORTED for a head dimension that the library has no code for. */
   constructor(device: Device, options: QuantizerOptions) {
-    const { kvHeads, headDim, subDim, bits, codebooks, smooth, feedback } = options;
+    const { kvHeads, headDim, subDim, bits, codebooks, smooth, matrices } = options;
     const { hadamard = false, tokenScale = false } = options;
     const op = "Quantizer", { native } = device, out = new Uint8Array(8);
     const { codebookHeads = codebooks?.length ?? 0, codebookParts = 1 } = options;
@@ -78,7 +79,7 @@ export class Quantizer implements Disposable, Recorded {
     const size = codebookHeads * codebookParts * 2 ** bits * subDim;
     if (codebooks) expectSize(op, "codebooks", codebooks, device, "f32", size);
     if (smooth) expectSize(op, "smooth", smooth, device, "f32", kvHeads * headDim);
-    if (feedback) expectSize(op, "feedback", feedback, device, "f32", kvHeads * headDim * headDim);
+    if (matrices) expectSize(op, "matrices", matrices, device, "f32", 3 * kvHeads * headDim * headDim);
     this.device = device;
     this.kvHeads = kvHeads;
     this.headDim = headDim;
@@ -102,11 +103,11 @@ export class Quantizer implements Disposable, Recorded {
     );
     device.check("vi_quantizer_create", status);
     this.#resource = device.adopt(this, out, "vi_quantizer_destroy", "Quantizer");
-    if (feedback) {
-      const given = native.vi_quantizer_feedback(device.context, this.pointer, feedback.pointer);
+    if (matrices) {
+      const given = native.vi_quantizer_matrices(device.context, this.pointer, matrices.pointer);
       if (given !== 0) {
         this.#resource.free();
-        device.check("vi_quantizer_feedback", given);
+        device.check("vi_quantizer_matrices", given);
       }
     }
     device.check("vi_page_bytes", native.vi_page_bytes(device.context, out, this.pointer));

@@ -1,6 +1,7 @@
 import { assert } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
+import { transformMatrices } from "../../lib/cache/matrix.ts";
 import {
   attention,
   Device,
@@ -107,7 +108,7 @@ for (const preset of Object.keys(PRESETS)) {
           shape,
           { [which]: format },
         )[which]!;
-        const { codebook, smooth, feedback } = side?.layers[layer] ?? {};
+        const { codebook, smooth, matrix } = side?.layers[layer] ?? {};
         const { subDim, bits } = side ? layerFormat(side, format, layer) : format;
         return owned.use(
           new Quantizer(device, {
@@ -118,7 +119,7 @@ for (const preset of Object.keys(PRESETS)) {
             codebooks: codebook && owned.use(Tensor.from(device, codebook, [codebook.length / subDim, subDim])),
             codebookHeads: side?.codebookHeads,
             smooth: smooth && owned.use(Tensor.from(device, smooth, [KV_HEADS, D])),
-            feedback: feedback && owned.use(Tensor.from(device, feedback, [KV_HEADS, D * D])),
+            matrices: matrix && owned.use(Tensor.from(device, transformMatrices(matrix, D), [3, KV_HEADS, D * D])),
             hadamard: side?.hadamard ?? false,
             tokenScale: side?.tokenScale ?? false,
           }),

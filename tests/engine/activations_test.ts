@@ -88,10 +88,20 @@ function prompted(model: Llama, window: Int32Array, layer: number) {
   return { queries, sides };
 }
 
-/** Sums of importance over the queries at `asked`, for every position of a window, float64 [tokens * kvHeads]. */
-function importance(model: Llama, window: Int32Array, layer: number, asked: readonly number[]) {
-  const { heads, kvHeads, headDim } = model.config, { queries, sides } = prompted(model, window, layer);
-  const out = { keys: new Float64Array(window.length * kvHeads), values: new Float64Array(window.length * kvHeads) };
+/**
+ * Sums of importance over the queries at `asked`, for every position of a window, float64 [tokens * kvHeads], and what each query counts,
+ * [tokens * heads]; without the first `skip` tokens and the newest `window`.
+ */
+function importance(
+  model: Llama,
+  tokens: Int32Array,
+  layer: number,
+  asked: readonly number[],
+  { skip = 0, window = 0 } = {},
+) {
+  const { heads, kvHeads, headDim } = model.config, { queries, sides } = prompted(model, tokens, layer);
+  const of = (count: number) => new Float64Array(tokens.length * count);
+  const out = { keys: of(kvHeads), values: of(kvHeads), queries: of(heads) };
   for (const t of asked) {
     for (let h = 0; h < heads; h++) {
       const head = Math.floor(h * kvHeads / heads), q = row(queries, t * heads + h, headDim);
@@ -101,9 +111,11 @@ function importance(model: Llama, window: Int32Array, layer: number, asked: read
       const p = logSoftmax(keys.map((k) => dot(q, k) / Math.sqrt(headDim))).map(Math.exp);
       const o = q.map((_, i) => p.reduce((s, w, j) => s + w * values[j][i], 0));
       p.forEach((w, j) => {
-        const away = values[j].map((x, i) => x - o[i]);
-        out.keys[j * kvHeads + head] += w * w * dot(away, away);
+        if (j < skip || j > t - window) return;
+        const away = values[j].map((x, i) => x - o[i]), squared = w * w * dot(away, away);
+        out.keys[j * kvHeads + head] += squared;
         out.values[j * kvHeads + head] += w * w;
+        out.queries[t * heads + h] += squared;
       });
     }
   }
@@ -147,7 +159,7 @@ test("a recipe with importance weights its centroids, and needs them captured", 
   using opened = await openEmbedded();
   const { device, model } = opened, { kvHeads, headDim } = model.cacheShape, config = kvConfig("vq1"), layer = 4;
   using activations = await Activations.capture(model, windows.slice(1), { weights: true });
-  for (const recipe of [{ perHead: true }, { perHead: true, tokenScale: true }, { shared: true }]) {
+  for (const recipe of [{ perHead: true }, { perHead: true, tokenScale: true }, {}]) {
     const [plain, weighted] = [
       await train(device, activations, config, { ...recipe, iterations: 6 }),
       await train(device, activations, config, { ...recipe, iterations: 6, importance: true }),
@@ -190,43 +202,83 @@ test("a recipe with importance weights its centroids, and needs them captured", 
   );
 });
 
-/** Heads of channels turned on by RoPE, in float64. */
-function turned(x: readonly number[], by: number, theta: number): number[] {
-  const half = x.length / 2;
-  return x.map((value, i) => {
-    const angle = by * theta ** (-2 * (i % half) / x.length), other = x[(i + half) % x.length];
-    return value * Math.cos(angle) + (i < half ? -other : other) * Math.sin(angle);
-  });
-}
-
-test("keys and queries are spread over more positions than a window has, values are not", async () => {
+test("moments of queries count each query as the tokens that it looks at do, without the newest, against float64", async () => {
   using opened = await openEmbedded();
-  const { model } = opened, { kvHeads, headDim, heads, ropeTheta } = model.config, layer = 3, length = 96;
-  assertEquals(model.config.ropeScaling?.type ?? "default", "default");
-  const window = windows[0].subarray(0, length), left = 4;
-  using plain = await Activations.capture(model, [window], { skip: left });
-  using spread = await Activations.capture(model, [window], { skip: left, positions: 3 * length });
-  assertEquals(spread.rows(layer, "values"), plain.rows(layer, "values"));
-  const keys = plain.rows(layer, "keys"), found = spread.rows(layer, "keys");
-  for (let t = left; t < length; t++) {
-    for (let head = 0; head < kvHeads; head++) {
-      const vector = (t - left) * kvHeads + head, own = turned(row(keys, vector, headDim), length * (t % 3), ropeTheta);
-      assertAllClose(
-        Float32Array.from(row(found, vector, headDim)),
-        own,
-        { absolute: 1e-3, relative: 1e-4 },
-        `key ${t}`,
+  const { model } = opened, { kvHeads, headDim, heads } = model.config, layer = 3, skip = 4, window = 24;
+  const tokens = windows[0].subarray(0, 60), asked = Array.from({ length: 60 }, (_, i) => i), group = heads / kvHeads;
+  using captured = await Activations.capture(model, [tokens], { skip, window, weights: true });
+  const { queries } = prompted(model, tokens, layer), size = headDim * headDim;
+  const sums = importance(model, tokens, layer, asked, { skip, window });
+  const found = captured.weightedMoments(layer), exact = new Float64Array(kvHeads * size);
+  const plain = new Float64Array(kvHeads * size), count = Math.ceil(60 / 8) * group;
+  for (let t = 0; t < 60; t++) {
+    for (let h = 0; h < heads; h++) {
+      const q = row(queries, t * heads + h, headDim), to = Math.floor(h / group) * size;
+      q.forEach((a, i) =>
+        q.forEach((b, j) => {
+          exact[to + i * headDim + j] += sums.queries[t * heads + h] * a * b;
+          if (t % 8 === 0) plain[to + i * headDim + j] += a * b / count;
+        })
       );
     }
   }
-  // One query in eight, and of these one in three stays where it is.
-  const { queries } = prompted(model, window, layer), group = heads / kvHeads, moments = new Float64Array(headDim ** 2);
-  for (let i = 0; i < length / 8; i++) {
-    for (let head = 0; head < group; head++) {
-      const q = turned(row(queries, 8 * i * heads + head, headDim), length * (i % 3), ropeTheta);
-      q.forEach((a, r) => q.forEach((b, c) => moments[r * headDim + c] += a * b / (length / 8 * group)));
-    }
-  }
-  const own = spread.queryMoments[layer].subarray(0, headDim ** 2), scale = Math.max(...own);
-  assertAllClose(Float32Array.from(own), [...moments], { absolute: 1e-5 * scale, relative: 1e-4 }, "moments");
+  const most = (x: Float64Array) => x.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
+  assert(most(exact) > 0);
+  assertAllClose(found, exact, { absolute: 1e-5 * most(exact) }, "weighted");
+  assertAllClose(captured.queryMoments[layer], plain, { absolute: 1e-5 * most(plain) }, "plain");
+  const kept = [...sums.values.subarray(skip * kvHeads)], mean = kept.reduce((total, x) => total + x, 0) / kept.length;
+  assertAllClose(captured.importance(layer, "values"), kept.map((x) => Math.max(x / mean, 0.01)), { relative: 1e-5 });
 });
+
+test(
+  "a fitted recipe has an f16 matrix and a codebook a KV head, and codes cost less by it",
+  { skip: slow },
+  async () => {
+    using opened = await openEmbedded();
+    const { device, model } = opened, { kvHeads, headDim } = model.cacheShape, config = kvConfig("vq2"), layer = 4;
+    using activations = await Activations.capture(model, windows, { weights: true });
+    const made = await train(device, activations, config, { fitted: "keys", perHead: true, iterations: 4 });
+    const { matrix, codebook } = made.keys.layers[layer];
+    assertEquals([matrix!.length, codebook.length], [kvHeads * headDim * headDim, kvHeads * 256 * 4]);
+    assertEquals(matrix, Float32Array.from(Float16Array.from(matrix!)));
+    assertEquals([made.values.layers[layer].matrix, made.values.fitted, made.keys.hadamard], [
+      undefined,
+      undefined,
+      false,
+    ]);
+    const usual = await train(device, activations, config, { perHead: true, iterations: 4 });
+    const costs = [made, usual].map((calibration) => {
+      using cache = new KvCache(device, model.cacheShape, { ...config, sinks: 0, window: 0, recent: 0 }, calibration, {
+        context: 1024,
+      });
+      using sequence = cache.sequence();
+      const count = 256, width = kvHeads * headDim, all = activations.rows(layer, "keys").subarray(0, count * width);
+      sequence.extend(count);
+      using keys = Tensor.from(device, all, [count, width]);
+      using values = Tensor.zeros(device, "f32", [count, width]);
+      using slots = Tensor.from(device, new Int32Array(count).fill(sequence.slot));
+      using positions = Tensor.from(device, Int32Array.from({ length: count }, (_, i) => i));
+      cache.layers[layer].quantize(keys, values, slots, positions);
+      using back = Tensor.empty(device, "f32", [count, width]);
+      cache.layers[layer].dequantize(back, values, sequence.slot, 0, count);
+      const found = back.read<Float32Array>();
+      let cost = 0;
+      for (let vector = 0; vector < count * kvHeads; vector++) {
+        const e = row(found, vector, headDim).map((x, i) => x - all[vector * headDim + i]);
+        const at = vector % kvHeads * headDim * headDim;
+        e.forEach((a, i) => e.forEach((b, j) => cost += a * b * activations.queryMoments[layer][at + i * headDim + j]));
+      }
+      return cost;
+    });
+    assert(
+      costs[0] < 0.7 * costs[1],
+      `squared error of the scores ${costs[0]} fitted, ${costs[1]} by smooth and Hadamard`,
+    );
+    using without = await Activations.capture(model, [windows[0].subarray(0, 300)]);
+    await assertRejects(
+      () => train(device, without, config, { fitted: true }),
+      RangeError,
+      "importance was not captured",
+    );
+  },
+);

@@ -1,0 +1,153 @@
+import { assert, assertThrows } from "@std/assert";
+import { test } from "node:test";
+import { transformMatrices } from "../../lib/cache/matrix.ts";
+import { VecInferError } from "../../lib/device.ts";
+import { attention, KvLayer, Quantizer } from "../../lib/ops/mod.ts";
+import { Tensor } from "../../lib/tensor.ts";
+import { assertAllClose } from "../support/close.ts";
+import { cpu, testOnDevices } from "../support/device.ts";
+import { Random } from "../support/random.ts";
+
+/** Matrices of KV heads that turn and stretch, [kvHeads, n, n]. */
+function transforms(random: Random, kvHeads: number, n: number): Float32Array {
+  const out = random.normals(kvHeads * n * n, 0.5 / Math.sqrt(n));
+  for (let head = 0; head < kvHeads; head++) {
+    for (let i = 0; i < n; i++) out[(head * n + i) * n + i] += 0.3 + 2 * random.uniform();
+  }
+  return out;
+}
+
+/** x M in float64, M at `at` of `matrices`. */
+function times(x: ArrayLike<number>, matrices: Float32Array, at: number): number[] {
+  const n = x.length, out = new Array<number>(n).fill(0);
+  for (let j = 0; j < n; j++) for (let i = 0; i < n; i++) out[i] += x[j] * matrices[at + j * n + i];
+  return out;
+}
+
+const seed = Date.now() % 2 ** 31;
+
+testOnDevices(`a fitted transform in its three directions is the product with its matrices, seed ${seed}`, (device) => {
+  const random = new Random(seed), kvHeads = 3, group = 2, rows = 5;
+  for (const headDim of [64, 128]) {
+    const size = headDim * headDim, all = transformMatrices(transforms(random, kvHeads, headDim), headDim);
+    using matrices = Tensor.from(device, all, [3, kvHeads, size]);
+    using codebooks = Tensor.from(device, random.normals(256 * 4), [1, 256, 4]);
+    using quantizer = new Quantizer(device, { kvHeads, headDim, subDim: 4, bits: 8, codebooks, matrices });
+    for (const [direction, name] of (["forward", "query", "inverse"] as const).entries()) {
+      const heads = name === "query" ? kvHeads * group : kvHeads, x = random.normals(rows * heads * headDim);
+      using input = Tensor.from(device, x, [rows, heads * headDim]);
+      quantizer.transform(input, input, name);
+      const got = input.read<Float32Array>(), per = heads / kvHeads;
+      for (let vector = 0; vector < rows * heads; vector++) {
+        const head = Math.floor(vector % heads / per), at = (direction * kvHeads + head) * size;
+        const expected = times(x.subarray(vector * headDim, (vector + 1) * headDim), all, at);
+        const own = got.subarray(vector * headDim, (vector + 1) * headDim);
+        assertAllClose(own, expected, { absolute: 2e-5, relative: 1e-5 }, `${headDim} ${name} vector ${vector}`);
+      }
+    }
+  }
+});
+
+testOnDevices(`codes of a fitted transform are the nearest of x A, and attention undoes it, seed ${seed}`, (device) => {
+  const random = new Random(seed), kvHeads = 2, group = 3, sinks = 3, window = 20;
+  for (const headDim of [64, 128]) {
+    for (const [subDim, bits, rows] of [[4, 8, 40], [8, 8, 100], [4, 10, 100], [2, 8, 70], [4, 6, 9]] as const) {
+      const size = headDim * headDim, width = kvHeads * headDim, words = 2 ** bits;
+      const sides = [0, 1].map(() => {
+        const all = transformMatrices(transforms(random, kvHeads, headDim), headDim);
+        using matrices = Tensor.from(device, all, [3, kvHeads, size]);
+        using codebooks = Tensor.from(device, random.normals(kvHeads * words * subDim), [kvHeads, words, subDim]);
+        const quantizer = new Quantizer(device, { kvHeads, headDim, subDim, bits, codebooks, matrices });
+        using rounded = Tensor.empty(device, "f32", [kvHeads * words, subDim]);
+        quantizer.codebook(rounded);
+        return { all, quantizer, codebook: rounded.read<Float32Array>() };
+      });
+      using keys = sides[0].quantizer;
+      using values = sides[1].quantizer;
+      using keyPages = Tensor.empty(device, "u8", [2, keys.pageBytes]);
+      using valuePages = Tensor.empty(device, "u8", [2, values.pageBytes]);
+      using pageTable = Tensor.from(device, Int32Array.of(1, 0), [1, 2]);
+      using exactFrom = Tensor.zeros(device, "i32", [1]);
+      using keyRecent = Tensor.empty(device, "bf16", [1, kvHeads, 128, headDim]);
+      using valueRecent = Tensor.empty(device, "bf16", [1, kvHeads, 128, headDim]);
+      using keySinks = Tensor.empty(device, "bf16", [1, kvHeads, sinks, headDim]);
+      using valueSinks = Tensor.empty(device, "bf16", [1, kvHeads, sinks, headDim]);
+      const pages = { keyPages, valuePages, pageTable, exactFrom };
+      const exact = { keyRecent, valueRecent, keySinks, valueSinks, sinks, window, recent: 128 };
+      using layer = new KvLayer(device, { keys, values, ...pages, ...exact });
+      using slots = Tensor.zeros(device, "i32", [rows]);
+      using positions = Tensor.from(device, Int32Array.from({ length: rows }, (_, i) => i));
+      const given = sides.map(() => random.normals(rows * width));
+      using k = Tensor.from(device, given[0], [rows, width]);
+      using v = Tensor.from(device, given[1], [rows, width]);
+      layer.quantize(k, v, slots, positions);
+      using kBack = Tensor.empty(device, "f32", [rows, width]);
+      using vBack = Tensor.empty(device, "f32", [rows, width]);
+      layer.dequantize(kBack, vBack, 0, 0, rows);
+      const back = [kBack, vBack].map((tensor) => tensor.read<Float32Array>());
+      let compared = 0;
+      sides.forEach(({ all, codebook }, side) => {
+        for (let vector = 0; vector < rows * kvHeads; vector++) {
+          const head = vector % kvHeads, from = vector * headDim;
+          const there = times(given[side].subarray(from, from + headDim), all, head * size), coded: number[] = [];
+          let margin = 1;
+          for (let begin = 0; begin < headDim; begin += subDim) {
+            let [best, second, code] = [Infinity, Infinity, 0];
+            for (let w = head * words; w < (head + 1) * words; w++) {
+              let distance = 0;
+              for (let i = 0; i < subDim; i++) distance += (there[begin + i] - codebook[w * subDim + i]) ** 2;
+              if (distance < best) [best, second, code] = [distance, best, w];
+              else if (distance < second) second = distance;
+            }
+            margin = Math.min(margin, second - best);
+            for (let i = 0; i < subDim; i++) coded.push(codebook[code * subDim + i]);
+          }
+          if (margin < 1e-3) continue;
+          compared++;
+          const expected = times(coded, all, (2 * kvHeads + head) * size);
+          const what = `d${subDim}b${bits} ${headDim} side ${side} vector ${vector}`;
+          assertAllClose(back[side].subarray(from, from + headDim), expected, { absolute: 1e-3, relative: 1e-4 }, what);
+        }
+      });
+      assert(compared > 0, `d${subDim}b${bits}: no vector was clear`);
+      // Attention of the newest position over what is kept: sinks and window exactly, the others from their codes.
+      const heads = kvHeads * group, q = random.normals(heads * headDim, 0.5);
+      using queries = Tensor.from(device, q, [1, heads * headDim]);
+      using out = Tensor.empty(device, "f32", [1, heads * headDim]);
+      attention(out, queries, layer, slots.rows(0, 1), positions.rows(rows - 1, 1));
+      const found = out.read<Float32Array>();
+      for (let h = 0; h < heads; h++) {
+        const head = Math.floor(h / group),
+          rowOf = (side: number, t: number) => {
+            const from = (t < sinks || t >= rows - window ? given : back)[side], at = (t * kvHeads + head) * headDim;
+            return from.subarray(at, at + headDim);
+          };
+        const scores = Array.from({ length: rows }, (_, t) => {
+          let sum = 0;
+          rowOf(0, t).forEach((x, i) => sum += x * q[h * headDim + i]);
+          return sum / Math.sqrt(headDim);
+        });
+        const most = Math.max(...scores), p = scores.map((s) => Math.exp(s - most)), total = p.reduce((a, b) => a + b);
+        const expected = new Array<number>(headDim).fill(0);
+        p.forEach((w, t) => rowOf(1, t).forEach((x, i) => expected[i] += w / total * x));
+        let error = 0, norm = 0;
+        expected.forEach((x, i) => (error += (x - found[h * headDim + i]) ** 2, norm += x * x));
+        // Exact tokens are kept as bf16 of x A; tables of attention hold keys and probabilities to some 2^-12.
+        const relative = Math.sqrt(error / norm);
+        assert(relative < 1e-2, `d${subDim}b${bits} ${headDim} head ${h}: relative error ${relative}`);
+      }
+    }
+  }
+});
+
+test("vi_quantizer_matrices refuses bf16, NaN and a quantizer with another transform", () => {
+  const kvHeads = 1, headDim = 64, size = headDim * headDim, side = { kvHeads, headDim, subDim: 4, bits: 8 };
+  using zeros = Tensor.zeros(cpu, "f32", [3, size]);
+  using codebooks = Tensor.zeros(cpu, "f32", [1, 256, 4]);
+  using wrong = Tensor.from(cpu, new Float32Array(3 * size).fill(NaN), [3, size]);
+  const bf16 = { ...side, subDim: 1, bits: 16, matrices: zeros };
+  assertThrows(() => new Quantizer(cpu, bf16), VecInferError, "16 bits");
+  assertThrows(() => new Quantizer(cpu, { ...side, codebooks, matrices: wrong }), VecInferError, "NaN");
+  const both = { ...side, codebooks, hadamard: true, matrices: zeros };
+  assertThrows(() => new Quantizer(cpu, both), VecInferError, "in place of");
+});
