@@ -58,21 +58,16 @@ await command({
   const packed = synthetic === undefined && isGguf(name), weights = packed ? llamaBytes(name) : 2 * parameters;
   const rows = Object.keys(PRESETS).map((name) => {
     const kv = checked(() => kvConfig(name, options));
-    const quantized = name !== "bf16", { plus = false, layerBits } = PRESETS[name];
+    const quantized = name !== "bf16", { plus = false } = PRESETS[name];
     const side = {
-      codebookHeads: options["per-head"] ? kvHeads : 1,
+      codebookHeads: options["per-head"] || plus ? kvHeads : 1,
       codebookParts: 1,
-      tokenScale: (options["token-scale"] || layerBits !== undefined) && quantized,
-      smooth: quantized,
+      tokenScale: options["token-scale"] === true && quantized,
+      smooth: quantized && !plus,
+      fitted: plus,
     };
-    const bytes = (tokens: number) =>
-      cacheBytes(
-        shape,
-        kv,
-        { keys: side, values: { ...side, smooth: false } },
-        tokens,
-        sequences,
-      );
+    const scheme = { keys: side, values: { ...side, smooth: false } };
+    const bytes = (tokens: number) => cacheBytes(shape, kv, scheme, tokens, sequences);
     const cache = bytes(context), fixed = bytes(0).total, page = bytes(64).total - fixed;
     const longest = Math.max(0, Math.floor((memory - weights - fixed) / page) * 64);
     return {

@@ -114,6 +114,7 @@ int32_t vi_quantizer_matrices(vi_context* context, vi_quantizer* quantizer, cons
     Quantizer& q = *quantizer->quantizer;
     VI_REQUIRE(context, q.coded(), "%s: 16 bits have no transform", name);
     VI_REQUIRE(context, q.smooth.empty() && !q.hadamard, "%s: the quantizer has smooth or hadamard, which matrices stand in place of", name);
+    VI_REQUIRE(context, q.matrices.empty(), "%s: the quantizer has matrices already", name);
     VI_REQUIRE(context, quantizer->quantizer.use_count() == 1, "%s: layers are made with this quantizer already", name);
     const int64_t count = int64_t(3) * q.kv_heads * q.head_dim * q.head_dim;
     for (int64_t i = 0; i < count; i++)

@@ -28,23 +28,32 @@ __global__ void convert_fresh_kernel(vi_bf16* keys_out, vi_bf16* values_out, con
 }
 
 // The same for tokens of the cache; the last `window` of the past and the sinks from their exact rows.
+// A KV head and side a block, `ahead` positions a warp, which reads a matrix of the transform once for them.
+constexpr int ahead = 4;
 template <int D>
 __global__ void convert_past_kernel(vi_bf16* keys_out, vi_bf16* values_out, const __grid_constant__ Cache c, int slot, int past, int first, int count) {
     constexpr int N = D / 32;
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-    if (i >= static_cast<int64_t>(count) * c.kv_heads) return;
+    const int lane = threadIdx.x % 32, head = blockIdx.z, begin = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ahead;
+    if (begin >= count) return;
     const bool value = blockIdx.y;
     const Side& side = value ? c.values : c.keys;
-    const int lane = threadIdx.x % 32, head = static_cast<int>(i % c.kv_heads), position = first + static_cast<int>(i / c.kv_heads);
-    float x[N];
-    if (position < c.sinks)
-        for (int k = 0; k < N; ++k) x[k] = bf16_to_f32(side.sinks[c.sink_row(slot, head, position) + lane * N + k]);
-    else if (past - position <= c.window && position >= c.exact_from[slot])
-        for (int k = 0; k < N; ++k) x[k] = bf16_to_f32(side.recent[c.recent_row(slot, head, position) + lane * N + k]);
-    else read_vector<D>(x, c, side, value, slot, position, head);
-    transform_vector<D, 2>(x, side.transform, head);
-    vi_bf16* to = (value ? values_out : keys_out) + (static_cast<int64_t>(head) * count + position - first) * D + lane * N;
-    for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(x[k], x[k + 1]);
+    float x[ahead][N];
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+        const int position = first + min(begin + j, count - 1);
+        if (position < c.sinks)
+            for (int k = 0; k < N; ++k) x[j][k] = bf16_to_f32(side.sinks[c.sink_row(slot, head, position) + lane * N + k]);
+        else if (past - position <= c.window && position >= c.exact_from[slot])
+            for (int k = 0; k < N; ++k) x[j][k] = bf16_to_f32(side.recent[c.recent_row(slot, head, position) + lane * N + k]);
+        else read_vector<D>(x[j], c, side, value, slot, position, head);
+    }
+    transform_vectors<D, 2>(x, side.transform, head);
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+        if (begin + j >= count) break;
+        vi_bf16* to = (value ? values_out : keys_out) + (static_cast<int64_t>(head) * count + begin + j) * D + lane * N;
+        for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(x[j][k], x[j][k + 1]);
+    }
 }
 
 // Byte offset of 8 channels of a row of a tile: 16-byte chunks are exchanged so that 8 rows at the same chunk lie in different banks.
@@ -222,7 +231,7 @@ int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* value
         if (fresh && !converted)
             convert_fresh_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, static_cast<const float*>(keys), static_cast<const float*>(values),
                                                                          begin - past, a.count, kv_heads, kv_stride);
-        if (!fresh) convert_past_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
+        if (!fresh) convert_past_kernel<D><<<dim3(ceil_div(a.count, 8 * ahead), 2, kv_heads), 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
         VI_LAUNCHED(context, "vi_attention_prefill");
         prefill_kernel<D><<<dim3(ceil_div(a.rows, queries), a.heads), threads, bytes, context->stream>>>(a);
         VI_LAUNCHED(context, "vi_attention_prefill");

@@ -87,7 +87,7 @@ template <int d> __device__ __forceinline__ void search(float& least, int& code,
 template <int D>
 __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant__ Cache c, const float* keys, const float* values, const int32_t* slots,
                                                            const int32_t* positions, const __grid_constant__ Rope rope, int stride, int parts) {
-    __shared__ float scaled[D], vector[D], best[threads], sums[32];
+    __shared__ float scaled[D], vector[D], best[threads], sums[32], partial[threads / 32][D];
     __shared__ int best_code[threads];
     __shared__ __align__(16) float words[words_most];
     constexpr int N = D / 32;
@@ -119,11 +119,12 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     uint8_t* page = side.page(r.page, head, c.kv_heads);
     const int token = r.position % VI_PAGE_TOKENS;
 
+    float x[N];
+    for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
+    if (!value && rope.frequencies) rotate<D>(x, rope.frequencies, r.position);
+    transform_by_block<D, 0>(x, partial, side.transform, head);
     if (warp == 0) {
-        float x[N], squares = 0;
-        for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
-        if (!value && rope.frequencies) rotate<D>(x, rope.frequencies, r.position);
-        transform_vector<D, 0>(x, side.transform, head);
+        float squares = 0;
         if (part == 0) write_exact<D>(x, c, side, r, head);
         for (int i = 0; i < N; ++i) squares += x[i] * x[i];
         const float rms = f.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f;
@@ -189,19 +190,25 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     if (threadIdx.x == 0) page[f.scale_offset(token)] = scale_code(product, norm);
 }
 
-// One warp a vector: (position first + i, KV head, side).
+constexpr int ahead = 4; // vectors of a warp, for which it reads a matrix once
+
+// A KV head and side a block, `ahead` positions a warp.
 template <int D> __global__ void dequantize_kernel(float* keys, float* values, const __grid_constant__ Cache c, int slot, int first, int count) {
     constexpr int N = D / 32;
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-    if (i >= static_cast<int64_t>(count) * c.kv_heads) return;
+    const int lane = threadIdx.x % 32, head = blockIdx.z, begin = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ahead;
+    if (begin >= count) return;
     const bool value = blockIdx.y;
     const Side& side = value ? c.values : c.keys;
-    const int lane = threadIdx.x % 32, head = static_cast<int>(i % c.kv_heads), position = first + static_cast<int>(i / c.kv_heads);
-    float* out = (value ? values : keys) + i * D + lane * N;
-    float x[N];
-    read_vector<D>(x, c, side, value, slot, position, head);
-    transform_vector<D, 2>(x, side.transform, head);
-    for (int k = 0; k < N; ++k) out[k] = x[k];
+    float x[ahead][N];
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) read_vector<D>(x[j], c, side, value, slot, first + min(begin + j, count - 1), head);
+    transform_vectors<D, 2>(x, side.transform, head);
+#pragma unroll
+    for (int j = 0; j < ahead; ++j) {
+        if (begin + j >= count) break;
+        float* out = (value ? values : keys) + (static_cast<int64_t>(begin + j) * c.kv_heads + head) * D + lane * N;
+        for (int k = 0; k < N; ++k) out[k] = x[j][k];
+    }
 }
 
 int32_t check(vi_context* context, const char* name, const vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots,
@@ -277,8 +284,7 @@ VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, co
     if (count == 0) return VI_OK;
     VI_REQUIRE(context, keys && values, "%s: keys or values is NULL", name);
     auto kernel = c.head_dim == 64 ? dequantize_kernel<64> : dequantize_kernel<128>;
-    const unsigned blocks = static_cast<unsigned>(ceil_div<int64_t>(static_cast<int64_t>(count) * c.kv_heads, 8));
-    kernel<<<dim3(blocks, 2), 256, 0, context->stream>>>(keys, values, c, slot, first, count);
+    kernel<<<dim3(ceil_div(count, threads / 32 * ahead), 2, c.kv_heads), threads, 0, context->stream>>>(keys, values, c, slot, first, count);
     VI_LAUNCHED(context, "vi_dequantize");
     return VI_OK;
 } VI_CATCH(context, "vi_dequantize")

@@ -123,13 +123,14 @@ VI_API int32_t vi_quantizer_matrices(vi_context* context, vi_quantizer* quantize
     VI_REQUIRE(context, !q.smooth && !q.hadamard, "%s: the quantizer has smooth or hadamard, which matrices stand in place of", name);
     VI_REQUIRE(context, quantizer->quantizer.use_count() == 1, "%s: layers are made with this quantizer already", name);
     const size_t bytes = 3 * static_cast<size_t>(q.kv_heads) * q.head_dim * q.head_dim * sizeof(float);
-    if (!q.matrices) {
-        void* memory = nullptr;
-        const int32_t status = context->allocate(&memory, bytes, name);
-        if (status != VI_OK) return status;
-        q.matrices = static_cast<float*>(memory);
-    }
-    VI_CUDA(context, "vi_quantizer_matrices", cudaMemcpyAsync(q.matrices, matrices, bytes, cudaMemcpyDeviceToDevice, context->stream));
+    VI_REQUIRE(context, !q.matrices, "%s: the quantizer has matrices already", name);
+    void* memory = nullptr;
+    const int32_t status = context->allocate(&memory, bytes, name);
+    if (status != VI_OK) return status;
+    const cudaError_t copied = cudaMemcpyAsync(memory, matrices, bytes, cudaMemcpyDeviceToDevice, context->stream);
+    if (copied != cudaSuccess) context->release(memory, name);
+    VI_CUDA(context, "vi_quantizer_matrices", copied);
+    q.matrices = static_cast<float*>(memory);
     context->constants_written = true;
     return VI_OK;
 } VI_CATCH(context, "vi_quantizer_matrices")

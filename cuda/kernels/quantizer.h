@@ -8,6 +8,10 @@ struct Transform {
     const float* smooth;   // [kv_heads, head_dim]
     const float* matrices; // [3, kv_heads, head_dim, head_dim]: in place of smooth and hadamard
     int32_t kv_heads, hadamard;
+
+    __device__ const float* matrix(int direction, int head, int head_dim) const {
+        return matrices + (static_cast<int64_t>(direction) * kv_heads + head) * head_dim * head_dim;
+    }
 };
 
 struct Quantizer {

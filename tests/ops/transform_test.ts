@@ -49,16 +49,36 @@ testOnDevices(`a fitted transform in its three directions is the product with it
 });
 
 testOnDevices(`codes of a fitted transform are the nearest of x A, and attention undoes it, seed ${seed}`, (device) => {
-  const random = new Random(seed), kvHeads = 2, group = 3, sinks = 3, window = 20;
+  const random = new Random(seed), kvHeads = 2, sinks = 3, window = 20;
   for (const headDim of [64, 128]) {
-    for (const [subDim, bits, rows] of [[4, 8, 40], [8, 8, 100], [4, 10, 100], [2, 8, 70], [4, 6, 9]] as const) {
+    // Few rows and many, blocks that share a codebook, groups of more heads than a block takes, a codebook a sub-vector, one side alone.
+    for (
+      const { subDim, bits, rows, group = 3, parts = 1, alone = false } of [
+        { subDim: 4, bits: 8, rows: 40 },
+        { subDim: 8, bits: 8, rows: 100, group: 6 },
+        { subDim: 4, bits: 10, rows: 100 },
+        { subDim: 4, bits: 10, rows: 26, alone: true },
+        { subDim: 8, bits: 12, rows: 25 },
+        { subDim: 2, bits: 8, rows: 70, alone: true },
+        { subDim: 4, bits: 6, rows: 9 },
+        { subDim: 4, bits: 8, rows: 90, parts: headDim / 4 },
+      ]
+    ) {
       const size = headDim * headDim, width = kvHeads * headDim, words = 2 ** bits;
-      const sides = [0, 1].map(() => {
-        const all = transformMatrices(transforms(random, kvHeads, headDim), headDim);
+      const sides = [0, 1].map((side) => {
+        const unit = new Float32Array(kvHeads * size).map((_, i) => i % size % (headDim + 1) === 0 ? 1 : 0);
+        const plain = alone && side === 1; // without a transform
+        const all = transformMatrices(plain ? unit : transforms(random, kvHeads, headDim), headDim);
         using matrices = Tensor.from(device, all, [3, kvHeads, size]);
-        using codebooks = Tensor.from(device, random.normals(kvHeads * words * subDim), [kvHeads, words, subDim]);
-        const quantizer = new Quantizer(device, { kvHeads, headDim, subDim, bits, codebooks, matrices });
-        using rounded = Tensor.empty(device, "f32", [kvHeads * words, subDim]);
+        using codebooks = Tensor.from(device, random.normals(kvHeads * parts * words * subDim), [
+          kvHeads,
+          parts,
+          words,
+          subDim,
+        ]);
+        const codes = { subDim, bits, codebooks, codebookParts: parts };
+        const quantizer = new Quantizer(device, { kvHeads, headDim, ...codes, matrices: plain ? null : matrices });
+        using rounded = Tensor.empty(device, "f32", [kvHeads * parts * words, subDim]);
         quantizer.codebook(rounded);
         return { all, quantizer, codebook: rounded.read<Float32Array>() };
       });
@@ -93,7 +113,8 @@ testOnDevices(`codes of a fitted transform are the nearest of x A, and attention
           let margin = 1;
           for (let begin = 0; begin < headDim; begin += subDim) {
             let [best, second, code] = [Infinity, Infinity, 0];
-            for (let w = head * words; w < (head + 1) * words; w++) {
+            const book = (head * parts + (parts > 1 ? begin / subDim : 0)) * words;
+            for (let w = book; w < book + words; w++) {
               let distance = 0;
               for (let i = 0; i < subDim; i++) distance += (there[begin + i] - codebook[w * subDim + i]) ** 2;
               if (distance < best) [best, second, code] = [distance, best, w];
