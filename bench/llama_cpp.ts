@@ -7,12 +7,26 @@
  */
 
 import { execFileSync } from "node:child_process";
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import { LanguageModel, openTokenizer, readText, type Sequence } from "../mod.ts";
+import {
+  calibrate,
+  calibrationFolder,
+  Device,
+  kvConfig,
+  LanguageModel,
+  Llama,
+  modelFingerprint,
+  openTokenizer,
+  PRESETS,
+  readText,
+  recipeOf,
+  type Sequence,
+  writeCalibration,
+} from "../mod.ts";
 import { UsageError } from "../scripts/command.ts";
 import { rewriteGguf } from "../scripts/gguf.ts";
 import { benchmark } from "./frame.ts";
@@ -67,6 +81,10 @@ await benchmark("llama_cpp", "decode and prompts beside llama.cpp, one GGUF mode
           throw new UsageError(`--weights has "${weights}"; F16, Q8_0 or as-is`);
         }
         rewriteGguf(model, path = join(folder, `${weights}.gguf`), weights);
+      }
+      for (const kind of kinds.filter((kind) => PRESETS[kind]?.plus && path !== model)) {
+        if (verbose) console.error(`calibrating ${kind} for ${weights} weights: formats a layer decide its speed`);
+        await calibrated(path, kind, Int32Array.from(ids.slice(0, 2048)), threads, signal);
       }
       const peer: Times[] = [], own = new Map<string, Times[]>(kinds.map((kind) => [kind, []]));
       for (let round = 0; round < Number(options.rounds); round++) {
@@ -128,6 +146,17 @@ await benchmark("llama_cpp", "decode and prompts beside llama.cpp, one GGUF mode
 
 function quartile(sorted: readonly number[], q: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q / 4))];
+}
+
+/** Calibrates a preset of `vecinfer+` on a little text, beside the rewritten model: enough for the formats of its layers. */
+async function calibrated(path: string, kind: string, text: Int32Array, threads: number, signal: AbortSignal) {
+  using device = Device.open({ device: "cpu", threads });
+  using model = await Llama.load(device, path, { signal });
+  const recipe = { ...recipeOf("vecinfer+", PRESETS[kind].layerBits), samples: 20_000, iterations: 4 };
+  const calibration = await calibrate(model, kvConfig(kind), [text], recipe, { signal });
+  const folder = calibrationFolder(path);
+  mkdirSync(folder, { recursive: true });
+  writeCalibration(join(folder, `${kind}.vecinfer.safetensors`), calibration, model.cacheShape, modelFingerprint(path));
 }
 
 /** The same steps here: pieces of the prompt, and greedy tokens through the public generator. */

@@ -364,16 +364,16 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
     }
 
     std::vector<float> queries(int64_t(rows) * heads * dim);
-#pragma omp parallel for num_threads(context->threads_for(int64_t(rows) * heads * dim * 8))
-    for (size_t n = 0; n < groups.size(); n++) {
-        const Group& g = groups[n];
-        for (int i = 0; i < g.rows * heads && g.chunks; i++) {
-            const int row = i / heads, head = i % heads / group;
-            float* to = queries.data() + (int64_t(g.first) * heads + (head * g.rows + row) * group + i % group) * dim;
-            layer->keys->transform(to, q + (g.first + row) * stride + int64_t(i % heads) * dim, head, 1);
-            for (int d = 0; d < dim; d++) to[d] *= scale * log2_e;
+#pragma omp parallel for collapse(2) num_threads(context->threads_for(int64_t(rows) * heads * layer->keys->transform_work()))
+    for (size_t n = 0; n < groups.size(); n++)
+        for (int head = 0; head < kv_heads; head++) {
+            const Group& g = groups[n];
+            for (int row = 0; row < g.rows && g.chunks; row++) {
+                float* to = queries.data() + (int64_t(g.first) * heads + (head * g.rows + row) * group) * dim;
+                layer->keys->transform(to, dim, q + (g.first + row) * stride + int64_t(head) * group * dim, dim, group, head, 1);
+                for (int d = 0; d < group * dim; d++) to[d] *= scale * log2_e;
+            }
         }
-    }
 
     const Attention attention{*layer, heads, group, dim, queries.data(), ranges.data()};
     static thread_local std::vector<std::unique_ptr<Scratch>> scratch; // kept from call to call
@@ -412,18 +412,17 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
             for (size_t n = start; n < next; n++) {
                 const Group& g = groups[n];
                 for (int head = 0; head < kv_heads; head++)
-                    for (int query = 0; query < g.rows * group; query++) {
-                        const int row = g.first + query / group, out_head = head * group + query % group;
-                        float* to = out + (int64_t(row) * heads + out_head) * dim;
-                        float log_sum = -infinity;
+                    for (int row = g.first; row < g.first + g.rows; row++) {
+                        float* to = out + (int64_t(row) * heads + head * group) * dim;
                         const Task* own = tasks.data() + first_task[n - start] + head * g.chunks;
-                        if (ranges[row].tokens) {
-                            log_sum = attention.merge(to, results, own, (ranges[row].tokens + chunk_tokens - 1) / chunk_tokens, g.rows * group, query);
-                            layer->values->transform(to, to, head, 2);
-                        } else {
-                            std::fill_n(to, dim, 0.0f);
+                        const int chunks = (ranges[row].tokens + chunk_tokens - 1) / chunk_tokens;
+                        if (!ranges[row].tokens) std::fill_n(to, group * dim, 0.0f);
+                        for (int i = 0; i < group; i++) {
+                            const int query = (row - g.first) * group + i;
+                            const float log_sum = ranges[row].tokens ? attention.merge(to + i * dim, results, own, chunks, g.rows * group, query) : -infinity;
+                            if (lse) lse[row * heads + head * group + i] = log_sum;
                         }
-                        if (lse) lse[row * heads + out_head] = log_sum;
+                        if (ranges[row].tokens) layer->values->transform(to, dim, to, dim, group, head, 2);
                     }
             }
         }

@@ -128,7 +128,7 @@ int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, 
             if (positions[r] < 0) continue;
             const Quantizer& q = *sides[side];
             float* to = vectors.data() + task * dim;
-            q.transform(to, (side ? values : keys) + int64_t(r) * stride + int64_t(head) * dim, head, 0);
+            q.transform(to, 0, (side ? values : keys) + int64_t(r) * stride + int64_t(head) * dim, 0, 1, head, 0);
             if (q.coded()) scales[task] = encode(codes.data() + task * most, to, q, head);
         }
         // Tokens of a page share bytes, heads do not: one thread writes all rows of a head.
@@ -192,7 +192,7 @@ int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_
         if (const int32_t status = check_page(context, name, layer, slot, page * page_tokens)) return status;
     const int heads = layer->kv_heads(), dim = layer->head_dim();
     const int first_page = first / page_tokens, pages = (first + count - 1) / page_tokens - first_page + 1;
-#pragma omp parallel for num_threads(context->threads_for(int64_t(count) * heads * dim * 8))
+#pragma omp parallel for num_threads(context->threads_for(int64_t(count) * heads * layer->keys->transform_work()))
     for (int task = 0; task < pages * heads * 2; task++) {
         const int side = task & 1, head = task / 2 % heads, start = (first_page + task / 2 / heads) * page_tokens;
         const Quantizer& q = side ? *layer->values : *layer->keys;
@@ -203,12 +203,11 @@ int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_
         if (side) value_tile(tile, page, q, head, begin, end);
         else key_tile(tile, page, q, head);
         if (q.token_scale) read_scales(scales, token_scales(page, q));
-        for (int t = begin; t < end; t++) {
-            float x[max_head_dim];
-            for (int i = 0; i < dim; i++) x[i] = (side ? tile[t * dim + i] : tile[i * page_tokens + t]) * (q.token_scale ? scales[t] : 1.0f);
-            float* out = (side ? values : keys) + (int64_t(start + t - first) * heads + head) * dim;
-            q.transform(out, x, head, 2);
-        }
+        float* out = (side ? values : keys) + (int64_t(start + begin - first) * heads + head) * dim;
+        for (int t = begin; t < end; t++)
+            for (int i = 0; i < dim; i++)
+                out[(t - begin) * heads * dim + i] = (side ? tile[t * dim + i] : tile[i * page_tokens + t]) * (q.token_scale ? scales[t] : 1.0f);
+        q.transform(out, heads * dim, out, heads * dim, end - begin, head, 2);
     }
     return VI_OK;
 }

@@ -28,28 +28,46 @@ void round_codebook(Quantizer& q, int index) {
     }
 }
 
-// out = x M of row vectors, M [n, n]: rows of M are added up, so that each is read in order. n is 64 or 128.
-template <int n> void multiply(float* out, const float* x, const float* matrix) {
-    Vec sum[n / kWidth] = {};
-    for (int j = 0; j < n; j++)
-#pragma GCC unroll 32
-        for (int i = 0; i < n / kWidth; i++) sum[i] += x[j] * load(matrix + j * n + i * kWidth);
-    for (int i = 0; i < n / kWidth; i++) store(out + i * kWidth, sum[i]);
+// out = x M of `count` row vectors, M [n, n]: rows of M are added up, those of even and odd number apart so that sums need not wait for each other, a few
+// columns at a time, which stay in registers. The same bits whatever the count.
+template <int count> void multiply(float* out, int out_stride, const float* x, int x_stride, const float* matrix, int n) {
+    constexpr int strips = 4; // registers of columns
+    float from[count][max_head_dim]; // out may be x
+    for (int v = 0; v < count; v++) std::copy_n(x + v * x_stride, n, from[v]);
+    for (int column = 0; column < n; column += strips * kWidth) {
+        Vec sum[2][count][strips] = {};
+        for (int j = 0; j < n; j += 2)
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++)
+#pragma GCC unroll 4
+                for (int i = 0; i < strips; i++) {
+                    const Vec row = load(matrix + int64_t(j + half) * n + column + i * kWidth);
+#pragma GCC unroll 2
+                    for (int v = 0; v < count; v++) sum[half][v][i] += from[v][j + half] * row;
+                }
+        for (int v = 0; v < count; v++)
+            for (int i = 0; i < strips; i++) store(out + v * out_stride + column + i * kWidth, sum[0][v][i] + sum[1][v][i]);
+    }
 }
 
 } // namespace
 
-void Quantizer::transform(float* out, const float* x, int kv_head, int direction) const {
+void Quantizer::transform(float* out, int out_stride, const float* x, int x_stride, int count, int kv_head, int direction) const {
     const int n = head_dim;
     if (!matrices.empty()) {
         const float* matrix = matrices.data() + (int64_t(direction) * kv_heads + kv_head) * n * n;
-        return n == 64 ? multiply<64>(out, x, matrix) : multiply<128>(out, x, matrix);
+        int v = 0;
+        for (; v + 2 <= count; v += 2) multiply<2>(out + v * out_stride, out_stride, x + v * x_stride, x_stride, matrix, n);
+        if (v < count) multiply<1>(out + v * out_stride, out_stride, x + v * x_stride, x_stride, matrix, n);
+        return;
     }
     const float* factors = smooth.empty() ? nullptr : smooth.data() + int64_t(kv_head) * n;
-    for (int i = 0; i < n; i++) out[i] = !factors || direction == 2 ? x[i] : direction ? x[i] * factors[i] : x[i] / factors[i];
-    if (hadamard) ::hadamard(out, n); // H is its own inverse
-    if (direction == 2 && factors)
-        for (int i = 0; i < n; i++) out[i] *= factors[i];
+    for (int v = 0; v < count; v++, out += out_stride, x += x_stride) {
+        for (int i = 0; i < n; i++) out[i] = !factors || direction == 2 ? x[i] : direction ? x[i] * factors[i] : x[i] / factors[i];
+        if (hadamard) ::hadamard(out, n); // H is its own inverse
+        if (direction == 2 && factors)
+            for (int i = 0; i < n; i++) out[i] *= factors[i];
+    }
 }
 
 extern "C" {
@@ -162,10 +180,10 @@ int32_t vi_transform(vi_context* context, float* out, const float* x, const vi_q
     VI_POINTER(context, "vi_transform", x);
     VI_RECORD(context, vi_transform(context, out, x, quantizer, direction, rows, heads, stride));
     const int group = heads / q.kv_heads, count = rows * heads;
-#pragma omp parallel for num_threads(context->threads_for(int64_t(count) * q.head_dim * 8))
+#pragma omp parallel for num_threads(context->threads_for(int64_t(count) * q.transform_work()))
     for (int i = 0; i < count; i++) {
         const int64_t at = int64_t(i / heads) * stride + int64_t(i % heads) * q.head_dim;
-        q.transform(out + at, x + at, i % heads / group, direction);
+        q.transform(out + at, 0, x + at, 0, 1, i % heads / group, direction);
     }
     return VI_OK;
 }

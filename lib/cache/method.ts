@@ -11,7 +11,7 @@
 
 import { clustering } from "./clustering.ts";
 import type { CacheShape } from "./format.ts";
-import { calibrated, coupled, dataFree, million, type ProductMethod, vecinfer } from "./product.ts";
+import { calibrated, coupled, dataFree, million, type ProductMethod, vecinfer, vecinferPlus } from "./product.ts";
 import { kivi, ott } from "./scalar.ts";
 import { turboquant } from "./turboquant.ts";
 
@@ -70,6 +70,7 @@ const factories: Readonly<Record<string, Factory>> = {
   calibrated,
   "data-free": dataFree,
   vecinfer,
+  "vecinfer+": vecinferPlus,
   million,
   cq: coupled,
   kivi,

@@ -12,6 +12,8 @@ export interface ProductScheme {
   readonly smooth: boolean;
   /** Walsh-Hadamard transform of the keys. */
   readonly keyHadamard: boolean;
+  /** A transform of keys and values fitted to each KV head, in place of both. */
+  readonly fitted: boolean;
   /** A codebook a KV head, or one for all heads of a layer. */
   readonly perHead: boolean;
   /** A codebook a sub-vector, or one for all sub-vectors of a head. */
@@ -33,6 +35,7 @@ export interface ProductMethod extends MethodInfo {
 const plain: ProductScheme = {
   smooth: false,
   keyHadamard: false,
+  fitted: false,
   perHead: false,
   perPart: false,
   shared: false,
@@ -85,6 +88,15 @@ export function vecinfer(setting: string): ProductMethod {
     plain: "VQ alone",
   }[setting]!;
   return fused("vecinfer", setting, title, "arXiv 2510.06175", scheme);
+}
+
+/**
+ * This project's own recipe at one format for all layers: transforms fitted to each KV head, a codebook for each, centroids weighted by
+ * importance. A calibration file of a preset such as `vq2+`, which `calibrated` takes, has formats a layer as well.
+ */
+export function vecinferPlus(setting: string): ProductMethod {
+  const scheme = choose("vecinfer+", setting, { "": { ...plain, fitted: true, perHead: true, weighted: true } });
+  return fused("vecinfer+", "", "fitted transforms, a codebook a head, weighted", "this package", scheme);
 }
 
 /**

@@ -36,25 +36,29 @@ export class MethodCalibrator implements Disposable {
   }
 
   /**
-   * What attention sees on the text, without the first `skip` positions of each window, with importance where `weights` says so.
-   * The calibrator's own: it goes with it.
+   * What attention sees on the text, without the first `skip` positions of each window, with importance where `weights` says so, which
+   * leaves out the newest `window` positions. The calibrator's own: it goes with it.
    */
-  async activations(skip: number, weights: boolean, signal?: AbortSignal): Promise<Activations> {
-    const known = this.#activations.get(`${skip} ${weights}`) ?? this.#activations.get(`${skip} true`);
+  async activations(
+    { skip, window, weights }: { skip: number; window: number; weights: boolean },
+    signal?: AbortSignal,
+  ): Promise<Activations> {
+    const name = (weights: boolean) => `${skip} ${window} ${weights}`;
+    const known = this.#activations.get(name(weights)) ?? this.#activations.get(name(true));
     if (known) return known;
-    const made = await Activations.capture(this.#model, this.#windows, { skip, weights, signal });
-    this.#activations.set(`${skip} ${weights}`, made);
+    const made = await Activations.capture(this.#model, this.#windows, { skip, window, weights, signal });
+    this.#activations.set(name(weights), made);
     return made;
   }
 
   /** The calibration of a product quantizer for `config`. Positions that the cache keeps as sinks are left out. */
   async calibrate(method: ProductMethod, config: KvConfig, options: MethodOptions = {}): Promise<Calibration> {
-    const { scheme } = method, skip = config.sinks;
+    const { scheme } = method, { sinks: skip, window } = config, { device } = this.#model;
     if (typeof scheme === "string") throw new RangeError(`${method.name}: nothing is trained for it`);
-    const activations = await this.activations(skip, scheme.weighted, options.signal), { device } = this.#model;
+    const { smooth, keyHadamard, fitted, perHead, weighted: importance } = scheme;
+    const activations = await this.activations({ skip, window, weights: importance || fitted }, options.signal);
     if (!scheme.perPart) {
-      const { smooth, keyHadamard, perHead, weighted: importance } = scheme;
-      const recipe = { smooth, keyHadamard, perHead, importance };
+      const recipe = { smooth, keyHadamard, fitted, perHead, importance };
       const calibration = await train(device, activations, config, recipe, options);
       for (const side of [calibration.keys, calibration.values]) side.origin = `${method.name}, trained now`;
       return calibration;
@@ -191,7 +195,7 @@ function codebookBytes(calibration: Calibration): number {
   let bytes = 0;
   for (const { layers } of [calibration.keys, calibration.values]) {
     for (const codebook of new Set(layers.map((layer) => layer.codebook))) bytes += codebook.length * 2;
-    for (const { smooth } of layers) bytes += smooth?.byteLength ?? 0;
+    for (const { smooth, matrix } of layers) bytes += (smooth?.byteLength ?? 0) + (matrix?.length ?? 0) * 2;
   }
   return bytes;
 }

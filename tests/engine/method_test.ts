@@ -52,7 +52,7 @@ test(
     using opened = await openEmbedded();
     const { model } = opened, config = kvConfig("vq1", { sinks: 0 });
     using calibrator = new MethodCalibrator(model, windows);
-    const activations = await calibrator.activations(0, false),
+    const activations = await calibrator.activations({ skip: 0, window: 128, weights: false }),
       error = async (name: string) => {
         const method = methodOf(name) as ProductMethod;
         const { keys: { layers, codebookHeads, codebookParts } } = await calibrator.calibrate(method, config);
