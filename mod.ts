@@ -33,7 +33,7 @@ export { type CodebookUse, codebookUse, type KeyOutliers, keyOutliers } from "./
 export { type Drift, drifts, greedy } from "./lib/engine/drift.ts";
 export { type Contender, contender, MethodCalibrator, type MethodOptions } from "./lib/engine/method.ts";
 export { DEPTHS, plant, type Planted, retrieves } from "./lib/engine/retrieval.ts";
-export { Activations, type CaptureOptions, type KeyStatistics } from "./lib/engine/activations.ts";
+export { Activations, type CaptureOptions } from "./lib/engine/activations.ts";
 export {
   calibrate,
   type CalibrateOptions,

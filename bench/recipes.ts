@@ -62,7 +62,6 @@ export const ABLATION: readonly AblationRow[] = [
   { name: "2 vecinfer, keys raw", ...d4b8, recipe: { smooth: false, keyHadamard: false } },
   { name: "2 vecinfer, keys Hadamard alone", ...d4b8, recipe: { smooth: false } },
   { name: "2 vecinfer, keys smooth alone", ...d4b8, recipe: { keyHadamard: false } },
-  { name: "2 vecinfer, fitted smooth", ...d4b8, recipe: { smooth: "fitted" } },
   { name: "2 vecinfer, values Hadamard", ...d4b8, recipe: { valueHadamard: true } },
   { name: "2 vecinfer, scale of keys", ...d4b8, recipe: { tokenScale: "keys" } },
   { name: "2 vecinfer, scale of values", ...d4b8, recipe: { tokenScale: "values" } },

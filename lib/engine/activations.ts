@@ -52,14 +52,6 @@ function outputMetrics(model: Llama): Float64Array[] {
   });
 }
 
-/** Statistics of a layer's keys a channel, [kvHeads * headDim]. */
-export interface KeyStatistics {
-  /** max |k_i|, at least 1e-4. */
-  readonly maxima: Float32Array;
-  /** E k_i^2, at least 1e-8. */
-  readonly power: Float64Array;
-}
-
 /** Keys, values, second moments of the queries and importance weights of a model on some windows of text. */
 export class Activations implements Disposable {
   /** The model's sizes. */
@@ -72,7 +64,6 @@ export class Activations implements Disposable {
   readonly outputMetrics: readonly Float64Array[];
   readonly #stored: readonly Tensor[];
   readonly #importance: readonly ImportanceSums[];
-  readonly #statistics: Map<number, KeyStatistics> = new Map();
 
   private constructor(
     shape: CacheShape,
@@ -166,24 +157,6 @@ export class Activations implements Disposable {
       throw error;
     }
     return new Activations(shape, tokens, stored, moments, outputMetrics(model), importance);
-  }
-
-  /** What smooth factors are made of. */
-  keyStatistics(layer: number): KeyStatistics {
-    const known = this.#statistics.get(layer);
-    if (known) return known;
-    const rows = this.rows(layer, "keys"), width = this.shape.kvHeads * this.shape.headDim;
-    const maxima = new Float32Array(width).fill(1e-4), power = new Float64Array(width);
-    for (let begin = 0; begin < rows.length; begin += width) {
-      for (let i = 0; i < width; i++) {
-        const x = rows[begin + i];
-        maxima[i] = Math.max(maxima[i], Math.abs(x));
-        power[i] += x * x / this.tokens;
-      }
-    }
-    const made = { maxima, power: power.map((x) => Math.max(x, 1e-8)) };
-    this.#statistics.set(layer, made);
-    return made;
   }
 
   /**

@@ -17,11 +17,8 @@ import { allocate, sensitivity } from "./sensitivity.ts";
 
 /** What the codebooks are trained for, beyond the formats. The defaults are the paper's. */
 export interface Recipe {
-  /**
-   * Smooth factors a channel, for the keys: true for the paper's sqrt(max |k_i|), "fitted" for
-   * (E k_i^2 / E q_i^2)^(1/4), which minimizes the error of q . k where the error of the codes is white. Default true.
-   */
-  smooth?: boolean | "fitted";
+  /** Smooth factors of the keys, sqrt(max |k_i|) a channel. Default true. */
+  smooth?: boolean;
   /** Walsh-Hadamard transform of keys. Default true. */
   keyHadamard?: boolean;
   /** Walsh-Hadamard transform of values. Default false, as in the paper. */
@@ -151,7 +148,7 @@ export async function train(
       format,
       hadamard: !fitted && (isKeys ? recipe.keyHadamard ?? true : recipe.valueHadamard ?? false),
       tokenScale: tokenScale === which || tokenScale === true,
-      smooth: !fitted && isKeys && (recipe.smooth ?? true) !== false,
+      smooth: !fitted && isKeys && (recipe.smooth ?? true),
       codebookHeads: recipe.perHead ? kvHeads : 1,
       codebookParts: 1,
       layers: [],
@@ -190,12 +187,12 @@ function fittedMatrices(
   return Float32Array.from(Float16Array.from(out));
 }
 
-/** The keys' factors of a layer, [kvHeads, headDim], by the formulas of {@linkcode Recipe.smooth}. */
-function smoothFactors(activations: Activations, layer: number, kind: Recipe["smooth"]): Float32Array {
-  const { headDim } = activations.shape, { maxima, power } = activations.keyStatistics(layer);
-  if (kind !== "fitted") return maxima.map(Math.sqrt);
-  const moments = activations.queryMoments[layer];
-  return maxima.map((_, i) => (power[i] / Math.max(moments[i * headDim + i % headDim], 1e-8)) ** 0.25);
+/** The paper's smooth factors of a layer's keys, sqrt(max |k_i|) a channel, [kvHeads, headDim]. */
+function smoothFactors(activations: Activations, layer: number): Float32Array {
+  const rows = activations.rows(layer, "keys"), { kvHeads, headDim } = activations.shape, width = kvHeads * headDim;
+  const maxima = new Float32Array(width).fill(1e-4);
+  for (let i = 0; i < rows.length; i++) maxima[i % width] = Math.max(maxima[i % width], Math.abs(rows[i]));
+  return maxima.map(Math.sqrt);
 }
 
 /** Transform and codebooks [codebookHeads, 2^bits, subDim] of one layer. */
@@ -210,7 +207,7 @@ async function trainLayer(
 ): Promise<LayerCalibration> {
   const format = layerFormat(side, side.format, layer), { subDim, bits } = format, codewords = 2 ** bits;
   if (bits === 16) return { codebook: new Float32Array(0) };
-  const smooth = side.smooth ? smoothFactors(activations, layer, recipe.smooth) : undefined;
+  const smooth = side.smooth ? smoothFactors(activations, layer) : undefined;
   const matrix = side.fitted ? fittedMatrices(activations, which, format, layer) : undefined;
   const rows = activations.rows(layer, which, { hadamard: side.hadamard, smooth, matrix });
   const importance = recipe.importance ? activations.importance(layer, which) : undefined;
