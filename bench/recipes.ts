@@ -31,8 +31,10 @@ export interface AblationRow {
   };
 }
 
-/** What `recipeOf("vecinfer+")` is, and what it is without one of its parts. */
+/** What `recipeOf("vecinfer+")` is. */
 const plus: Recipe = { fitted: true, importance: true, perHead: true };
+
+/** What other systems and simulations found to help, without fitted transforms. */
 const scaled: Recipe = { tokenScale: true, perHead: true, importance: true };
 
 const d4b8 = { keys: "d4b8", values: "d4b8" }, split = { keys: "d4b10", values: "d8b12" };

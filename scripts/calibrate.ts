@@ -66,6 +66,14 @@ await command({
   if (options.recipe !== "auto" && !RECIPES.includes(options.recipe)) {
     throw new UsageError(`--recipe is "${options.recipe}"; auto, ${RECIPES.join(" or ")} is needed`);
   }
+  const ofSmooth = (["no-smooth", "no-hadamard", "value-hadamard"] as const).filter((name) => options[name]);
+  const fitted = (name: string) =>
+    options.fitted || (options.recipe === "auto" ? PRESETS[name]?.plus : options.recipe === "vecinfer+");
+  if (ofSmooth.length > 0 && configs.some(({ name }) => fitted(name))) {
+    throw new UsageError(
+      `--${ofSmooth[0]}: fitted transforms stand in place of smooth factors and Hadamard; --recipe vecinfer has these`,
+    );
+  }
   const folder = options.out ?? calibrationFolder(options.model);
   const text = readText(positionals[0]), tokenizer = openTokenizer(options.model);
   const fingerprint = modelFingerprint(options.model);

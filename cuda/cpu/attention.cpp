@@ -408,10 +408,10 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
 #pragma omp for schedule(dynamic, grain)
             for (size_t i = 0; i < tasks.size(); i++)
                 attention.run(*scratches[omp_get_thread_num()], results + tasks[i].partial, groups[tasks[i].group], tasks[i]);
-#pragma omp for schedule(static)
-            for (size_t n = start; n < next; n++) {
-                const Group& g = groups[n];
-                for (int head = 0; head < kv_heads; head++)
+#pragma omp for collapse(2) schedule(static)
+            for (size_t n = start; n < next; n++)
+                for (int head = 0; head < kv_heads; head++) {
+                    const Group& g = groups[n];
                     for (int row = g.first; row < g.first + g.rows; row++) {
                         float* to = out + (int64_t(row) * heads + head * group) * dim;
                         const Task* own = tasks.data() + first_task[n - start] + head * g.chunks;
@@ -424,7 +424,7 @@ int32_t attend(vi_context* context, const char* name, float* out, float* lse, co
                         }
                         if (ranges[row].tokens) layer->values->transform(to, dim, to, dim, group, head, 2);
                     }
-            }
+                }
         }
     }
     return VI_OK;

@@ -192,7 +192,7 @@ int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_
         if (const int32_t status = check_page(context, name, layer, slot, page * page_tokens)) return status;
     const int heads = layer->kv_heads(), dim = layer->head_dim();
     const int first_page = first / page_tokens, pages = (first + count - 1) / page_tokens - first_page + 1;
-#pragma omp parallel for num_threads(context->threads_for(int64_t(count) * heads * layer->keys->transform_work()))
+#pragma omp parallel for num_threads(context->threads_for(int64_t(count) * heads * (layer->keys->transform_work() + layer->values->transform_work())))
     for (int task = 0; task < pages * heads * 2; task++) {
         const int side = task & 1, head = task / 2 % heads, start = (first_page + task / 2 / heads) * page_tokens;
         const Quantizer& q = side ? *layer->values : *layer->keys;

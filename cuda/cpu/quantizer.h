@@ -28,7 +28,7 @@ struct Quantizer {
     const int8_t* components_of(int kv_head, int sub) const {
         return components.data() + int64_t(book(kv_head, sub)) * sub_dim * component_bytes() * padded_codewords();
     }
-    // `count` vectors of a head in a direction of vi_transform, strides apart; out may be x.
+    // `count` vectors of a head in a direction of vi_transform, strides apart; out may be x, with one stride.
     void transform(float* out, int out_stride, const float* x, int x_stride, int count, int kv_head, int direction) const;
     int transform_work() const { return head_dim * (matrices.empty() ? 8 : head_dim); } // operations a vector
     const float* codebook(int kv_head, int sub) const { return codebooks.data() + int64_t(book(kv_head, sub)) * padded_codewords() * sub_dim; }

@@ -15,7 +15,7 @@
  *
  * The cache of one layer (VecInfer, arXiv 2510.06175, with attention sinks, a token scale and codebooks per KV head):
  *  - everything kept is in the transformed space: k~ = (k / smooth) H, v~ = v or v H, with H the orthonormal
- *    Walsh-Hadamard matrix. Queries meet it as q~ = (q * smooth) H, so that q~ . k~ = q . k;
+ *    Walsh-Hadamard matrix. Queries meet it as q~ = (q * smooth) H, so that q~ . k~ = q . k. A quantizer may have matrices in their place;
  *  - tokens live in pages of VI_PAGE_TOKENS, found through page_table[slot][position / VI_PAGE_TOKENS]. The order of the codes inside a
  *    page belongs to the library; a page of all KV heads is one contiguous block of vi_page_bytes bytes;
  *  - the first `sinks` positions and the newest tokens are also kept as bf16: sinks[slot][kv_head][position][head_dim],
@@ -175,7 +175,8 @@ VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const floa
 VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer);
 /* Puts a fitted transform in the place of smooth and hadamard: matrices f32 [3, kv_heads, head_dim, head_dim], those of vi_transform's three directions, as row
  * vectors take them: x~ = x matrices[direction, head]. With A = matrices[0] scores stay what they are where matrices[1] is the transposed inverse of A, and
- * matrices[2] is the inverse; the library takes them as they are given. Copied; before the quantizer's first layer, for one without smooth, hadamard and 16 bits. */
+ * matrices[2] is the inverse; the library takes them as they are given. Copied. VI_INVALID_ARGUMENT where layers are made with the quantizer already, where it has
+ * matrices, smooth, hadamard or 16 bits, and on the CPU where a number is not finite. */
 VI_API int32_t vi_quantizer_matrices(vi_context* context, vi_quantizer* quantizer, const float* matrices);
 /* The codebooks as they were rounded, f32 [codebook_heads, codebook_parts, 2^bits, sub_dim]. */
 VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer);

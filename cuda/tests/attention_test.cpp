@@ -222,7 +222,8 @@ void run(const CacheCase& c, Library& cuda, Library* cpu) {
 void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int past, unsigned seed) {
     std::mt19937 random(seed);
     const int heads = kv_heads * group, width = kv_heads * D;
-    CacheCase c{{4, 8, kv_heads, 1, 1, 1}, {4, 8, 1, 0, 1, 1}, D, kv_heads, group, 4, 32, 64, {std::max(past, 1)}, seed};
+    const int matrices = seed % 2;
+    CacheCase c{{4, 8, kv_heads, 1, 1, 1, 1, matrices}, {4, 8, 1, 0, 1, 1, 1, matrices}, D, kv_heads, group, 4, 32, 64, {std::max(past, 1)}, seed};
     const std::string name = "prefill D " + std::to_string(D) + " heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) + " fresh " +
         std::to_string(fresh) + " past " + std::to_string(past) + " seed " + std::to_string(seed);
     const std::vector<float> codebooks[2] = {normal(random, size_t(kv_heads) * 4 << 8), normal(random, size_t(4) << 8)};
@@ -318,7 +319,7 @@ std::vector<CacheCase> attention_cases(Test& t, int D) {
                 const int kv_heads = t.integer(1, 3), groups[] = {4, 1, 3, 7, 2, 8, 16, 5};
                 auto side = [&](std::pair<int, int> f) {
                     if (f.second == 16) return Side{1, 16, 1, 0, 0, 0};
-                    return Side{f.first, f.second, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled};
+                    return Side{f.first, f.second, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled, 1, t.integer(0, 1)};
                 };
                 CacheCase c{side(formats[i]), side(formats[j]), D, kv_heads, groups[t.integer(0, 7)], 0, 0, 0, {}, static_cast<unsigned>(t.random())};
                 const int sinks[] = {4, 0, 1, 70, 17}, windows[] = {128, 0, 5, 64, 33};
@@ -345,7 +346,7 @@ TEST(attention_parts) {
         for (const auto& [d, b] : formats)
             for (int sides = 1; sides < 4; ++sides) {
                 const int kv_heads = t.integer(1, 3), scaled = t.integer(0, 1);
-                const Side part{d, b, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled, D / d}, whole{4, 8, 1, 1, 1, 1};
+                const Side part{d, b, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled, D / d, t.integer(0, 1)}, whole{4, 8, 1, 1, 1, 1};
                 CacheCase c{sides & 1 ? part : whole, sides & 2 ? part : whole, D, kv_heads, t.integer(1, 16), 4, 32, 40, {}, static_cast<unsigned>(t.random())};
                 c.lengths = {t.integer(500, 1300), t.integer(1, 70), 64 * t.integer(1, 3), 1};
                 run(c, t.cuda, &t.cpu);

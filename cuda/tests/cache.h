@@ -32,12 +32,12 @@ template <class T> struct Memory { // of one library, filled with NaN (-1, absur
 #define OK(library, name, ...) Memory<int>::check(library, (library).name((library).context __VA_OPT__(, ) __VA_ARGS__), #name)
 
 struct Side {
-    int d, b, codebook_heads, smooth, hadamard, scale, parts = 1; // parts: codebooks of a head
+    int d, b, codebook_heads, smooth, hadamard, scale, parts = 1, matrices = 0; // parts: codebooks of a head; matrices: smooth and hadamard given as such
     bool coded() const { return b < 16; }
     std::string name() const {
         if (!coded()) return "bf16";
         return "d" + std::to_string(d) + "b" + std::to_string(b) + (codebook_heads > 1 ? "/head" : "") + (parts > 1 ? "/part" : "") + (smooth ? "+smooth" : "") + (hadamard ? "+H" : "") +
-               (scale ? "+scale" : "");
+               (matrices ? " as matrices" : "") + (scale ? "+scale" : "");
     }
 };
 
@@ -88,6 +88,20 @@ struct HostSide { // one side of a layer, on the host
         if (side.smooth)
             for (int i = 0; i < D; ++i) v[i] *= smooth[head * D + i];
     }
+    // The transform as what vi_quantizer_matrices takes: where each unit vector goes.
+    std::vector<float> matrices(int kv_heads) const {
+        std::vector<float> out;
+        for (int direction = 0; direction < 3; ++direction)
+            for (int head = 0; head < kv_heads; ++head)
+                for (int i = 0; i < D; ++i) {
+                    std::vector<float> unit(D);
+                    unit[i] = 1;
+                    std::vector<double> row = direction == 1 ? query(unit.data(), head) : direction == 0 ? forward(unit.data(), head) : std::vector<double>(unit.begin(), unit.end());
+                    if (direction == 2) back(row, head);
+                    out.insert(out.end(), row.begin(), row.end());
+                }
+        return out;
+    }
     const float* words(int head, int sub) const {
         const size_t book = (side.codebook_heads > 1 ? head : 0) * size_t(side.parts) + (side.parts > 1 ? sub : 0);
         return codebook.data() + (book * side.d << side.b);
@@ -123,8 +137,12 @@ struct Layer { // a case's memory in one library
             h.D = c.D, h.codebook = codebooks[i], h.smooth = smooths[i];
             Memory<float> book(library, codebooks[i]), smooth(library, smooths[i]);
             OK(library, vi_quantizer_create, reinterpret_cast<uint8_t*>(&h.quantizer), h.side.coded() ? book.data : nullptr,
-               h.side.smooth ? smooth.data : nullptr, c.kv_heads, c.D, h.side.d, h.side.b, h.side.codebook_heads, h.side.parts,
-               h.side.hadamard, h.side.scale);
+               h.side.smooth && !h.side.matrices ? smooth.data : nullptr, c.kv_heads, c.D, h.side.d, h.side.b, h.side.codebook_heads, h.side.parts,
+               h.side.hadamard && !h.side.matrices, h.side.scale);
+            if (h.side.matrices) {
+                Memory<float> matrices(library, h.matrices(c.kv_heads));
+                OK(library, vi_quantizer_matrices, h.quantizer, matrices.data);
+            }
             if (h.side.coded()) {
                 OK(library, vi_quantizer_codebook, book.data, h.quantizer);
                 h.codebook = book.get();

@@ -19,6 +19,7 @@ import {
   tokenBytes,
 } from "./format.ts";
 import { transformMatrices } from "./matrix.ts";
+import { WeightsError } from "../weights/safetensors.ts";
 
 /** The cache has no free page or slot left; freeing sequences, or a larger cache, helps. */
 export class CacheFullError extends Error {
@@ -73,7 +74,10 @@ export class KvCache implements Disposable {
   /** Quantizers of a codebook alone: layers that share the one share the other. */
   readonly #quantizers: Map<Float32Array, Quantizer> = new Map();
 
-  /** Allocates a cache. Throws VecInferError (UNSUPPORTED) for a head dimension that the library has no code for. */
+  /**
+   * Allocates a cache. Throws VecInferError (UNSUPPORTED) for a head dimension that the library has no code for, and WeightsError that
+   * names the calibration where a transform has no inverse.
+   */
   constructor(device: Device, shape: CacheShape, config: KvConfig, calibration: Calibration, options: CacheOptions) {
     const { sequences = 1, context } = options;
     const tokens = options.tokens ?? sequences * Math.ceil(context / PAGE_TOKENS) * PAGE_TOKENS;
@@ -120,8 +124,7 @@ export class KvCache implements Disposable {
     if (shared) return shared;
     using codebooks = codebook && Tensor.from(this.#device, codebook, [codebook.length / subDim, subDim]);
     using factors = smooth && Tensor.from(this.#device, smooth, [kvHeads, headDim]);
-    using matrices = matrix &&
-      Tensor.from(this.#device, transformMatrices(matrix, headDim), [3, kvHeads, headDim, headDim]);
+    using matrices = matrix && this.#matrices(matrix, side, layer);
     const { codebookHeads, codebookParts } = side;
     const quantizer = this.#keep(
       new Quantizer(this.#device, {
@@ -140,6 +143,16 @@ export class KvCache implements Disposable {
     );
     if (plain) this.#quantizers.set(codebook, quantizer);
     return quantizer;
+  }
+
+  #matrices(matrix: Float32Array, side: SideCalibration, layer: number): Tensor {
+    const { kvHeads, headDim } = this.shape, which = side === this.calibration.keys ? "keys" : "values";
+    try {
+      return Tensor.from(this.#device, transformMatrices(matrix, headDim), [3, kvHeads, headDim, headDim]);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      throw new WeightsError(`${side.origin}: layers.${layer}.${which}.matrix: ${error.message}`);
+    }
   }
 
   #bind(layer: number): KvLayer {
@@ -218,7 +231,7 @@ export class KvCache implements Disposable {
     return new Sequence(this, slot);
   }
 
-  /** The bytes this cache has allocated, by use; codebooks as f16. */
+  /** The bytes this cache has allocated, by use; codebooks and matrices as they are kept in files, f16 and one of three matrices. */
   bytes(): CacheBytes {
     const out: CacheBytes = { pages: 0, scales: 0, window: 0, sinks: 0, codebooks: 0, total: 0 };
     const row = this.slots * this.shape.kvHeads * this.shape.headDim * 2 * 2 * this.shape.layers;

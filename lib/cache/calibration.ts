@@ -60,7 +60,9 @@ export function writeCalibration(
   fingerprint: string,
   notes: Record<string, string> = {},
 ): void {
-  const metadata: Record<string, string> = { ...notes, format: FORMAT_NAME, version: "1", fingerprint };
+  // Programs from before there were matrices read version 1 alone, and would leave them out.
+  const version = SIDES.some((which) => calibration[which].fitted) ? "2" : "1";
+  const metadata: Record<string, string> = { ...notes, format: FORMAT_NAME, version, fingerprint };
   const tensors: Record<string, TensorData> = {};
   for (const which of SIDES) {
     const side = calibration[which];
@@ -111,8 +113,9 @@ export function readCalibration(
 ): Partial<Calibration> {
   using file = Safetensors.open(path);
   const note = file.metadata;
-  if (note.format !== FORMAT_NAME || note.version !== "1") {
-    throw new WeightsError(`${path}: not a calibration file of version 1 (format "${note.format ?? "none"}")`);
+  if (note.format !== FORMAT_NAME || !["1", "2"].includes(note.version)) {
+    const found = `format "${note.format ?? "none"}", version "${note.version ?? "none"}"`;
+    throw new WeightsError(`${path}: not a calibration file of version 1 or 2 (${found})`);
   }
   if (note.fingerprint !== fingerprint) {
     throw new WeightsError(
@@ -132,6 +135,9 @@ export function readCalibration(
     let codebookHeads = 1, codebookParts = 1;
     for (let index = 0; index < shape.layers; index++) {
       const name = `layers.${index}.${which}`, own = layerFormats?.[index] ?? format;
+      if (file.has(`${name}.feedback`) || file.has(`${which}.${own.name}.codebook`)) {
+        throw new WeightsError(`${path}: made by an early form of vecinfer+; make one with scripts/calibrate.ts`);
+      }
       const shapeThere = file.info(`${name}.codebook`).shape, hasParts = shapeThere.length === 4;
       codebookHeads = shapeThere[0];
       codebookParts = hasParts ? shapeThere[1] : 1;
@@ -152,15 +158,19 @@ export function readCalibration(
       }
       layers.push(layer);
     }
+    const fitted = layers.some((layer) => layer.matrix), hadamard = note[`${which}.hadamard`] === "true";
+    if (fitted && (hadamard || layers.some((layer) => !layer.matrix || layer.smooth))) {
+      throw new WeightsError(`${path}: ${which} need a matrix in every layer, without smooth factors and Hadamard`);
+    }
     out[which] = {
       format,
-      hadamard: note[`${which}.hadamard`] === "true",
+      hadamard,
       tokenScale: note[`${which}.token_scale`] === "true",
       smooth: layers.some((layer) => layer.smooth),
       codebookHeads,
       codebookParts,
       ...(layerFormats && { layerFormats }),
-      ...(layers.some((layer) => layer.matrix) && { fitted: true }),
+      ...(fitted && { fitted }),
       layers,
       origin: path,
     };

@@ -21,9 +21,11 @@ export function transposed(a: Float64Array, n: number): Float64Array {
   return a.map((_, i) => a[i % n * n + Math.floor(i / n)]);
 }
 
-/** The inverse, by Gauss-Jordan elimination with partial pivoting; undefined where the matrix is singular. */
+/** The inverse, by Gauss-Jordan elimination with partial pivoting; undefined where the matrix is singular, or nearly. */
 export function inverse(matrix: Float64Array, n: number): Float64Array | undefined {
-  const a = matrix.slice(), out = new Float64Array(n * n);
+  const a = matrix.slice(),
+    out = new Float64Array(n * n),
+    largest = a.reduce((most, x) => Math.max(most, Math.abs(x)), 0);
   for (let i = 0; i < n; i++) out[i * n + i] = 1;
   for (let column = 0; column < n; column++) {
     let pivot = column;
@@ -31,7 +33,7 @@ export function inverse(matrix: Float64Array, n: number): Float64Array | undefin
       if (Math.abs(a[row * n + column]) > Math.abs(a[pivot * n + column])) pivot = row;
     }
     const scale = a[pivot * n + column];
-    if (!(Math.abs(scale) > 1e-30)) return undefined;
+    if (!(Math.abs(scale) > 1e-10 * largest)) return undefined; // what rounding leaves of nothing is some 1e-16
     for (const x of [a, out]) {
       for (let j = 0; j < n; j++) {
         const moved = x[pivot * n + j];

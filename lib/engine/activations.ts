@@ -152,11 +152,11 @@ export class Activations implements Disposable {
         signal?.throwIfAborted();
       }
       for (const sum of moments) sum.forEach((value, i) => sum[i] = value / counted);
+      return new Activations(shape, tokens, stored, moments, outputMetrics(model), importance);
     } catch (error) {
       for (const tensor of stored) tensor[Symbol.dispose]();
       throw error;
     }
-    return new Activations(shape, tokens, stored, moments, outputMetrics(model), importance);
   }
 
   /**
@@ -206,7 +206,7 @@ export class Activations implements Disposable {
 
   /**
    * How much an error of one side's vectors of a layer counts, f32 [tokens, kvHeads]: for keys the sum of p_t^2 |v_t - o|^2, for
-   * values of p_t^2, over the query heads and 64 positions of each window (all, where it has fewer), p the attention's
+   * values of p_t^2, over the query heads and 64 positions of each window (all, where it has fewer) that it is not among the newest of, p the attention's
    * probabilities and o its output. In parts of the mean, and at least a hundredth of it. Throws RangeError where it was
    * captured without `weights`.
    */

@@ -26,7 +26,7 @@ export interface Recipe {
   /** An 8-bit scale a token and KV head, for keys and values, or for one side alone. Default false. */
   tokenScale?: boolean | "keys" | "values";
   /**
-   * A transform fitted to each KV head in place of smooth factors and Hadamard (see {@linkcode fitTransform}), for both sides or one
+   * A transform fitted to each KV head in place of smooth factors and Hadamard (see `lib/engine/fit.ts`), for both sides or one
    * alone. An error of the keys costs what it does to the products with the queries, half by the queries' second moment and half by
    * that of the queries that coded tokens count for; an error of the values costs its square after the output projection.
    * Default false.
@@ -36,7 +36,7 @@ export interface Recipe {
    * Sub-vectors count by what their error does to the attention's output: centroids are means weighted by the importance of the
    * token in its KV head, sum p_t^2 |v_t - o|^2 for keys and sum p_t^2 for values over some queries, with probabilities p and output
    * o of attention, in parts of the layer's mean and at least a hundredth of it. Where there is a token scale, times its
-   * square. The codes cost the same bits. Default false.
+   * square. Queries don't see errors of the newest positions, which a cache keeps exactly. Default false.
    */
   importance?: boolean;
   /** One codebook a KV head rather than one a layer. Default false. */
@@ -125,7 +125,7 @@ export async function calibrate(
 
 /**
  * Trains the calibration of `config` from a model's activations. Throws RangeError where they have too few tokens, or were captured
- * without the weights that the recipe's `importance` needs.
+ * without weights that the recipe needs, see {@linkcode needsWeights}.
  */
 export async function train(
   device: Device,
@@ -184,7 +184,11 @@ function fittedMatrices(
       : own(activations.outputMetrics[layer]);
     out.set(fitTransform(metric, moment, headDim, subDim), head * size);
   }
-  return Float32Array.from(Float16Array.from(out));
+  const kept = Float32Array.from(Float16Array.from(out));
+  if (!kept.every(Number.isFinite)) {
+    throw new RangeError(`calibration: the transform of the ${which} of layer ${layer} has numbers beyond f16`);
+  }
+  return kept;
 }
 
 /** The paper's smooth factors of a layer's keys, sqrt(max |k_i|) a channel, [kvHeads, headDim]. */

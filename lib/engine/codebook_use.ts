@@ -29,7 +29,7 @@ export interface KeyOutliers {
   layer: number;
   /** Keys as they are. */
   before: number[];
-  /** Keys after smooth factors and Hadamard matrix. */
+  /** Keys after the cache's transform. */
   after: number[];
 }
 

@@ -21,16 +21,17 @@ function scaled(matrix: Float64Array, n: number, more: number): Float64Array {
 }
 
 /**
- * The transform x~ = x A, f64 [n, n], for vectors with second moment S = E[x^T x] whose errors e cost e M e^T, to be cut into
- * sub-vectors of `subDim` channels that share one codebook.
+ * The transform x~ = x A, f64 [n, n], for vectors with second moment S = E[x^T x], `moment`, whose errors e cost e M e^T, M the `metric`, to
+ * be cut into sub-vectors of `subDim` channels that share one codebook; n / subDim is a power of two. Both are damped, M by a tenth of its
+ * mean diagonal.
  *
  * With M = L L^T the error of x L costs what it is long, whatever its direction. The eigenvectors U of L^T S L then part x L into channels
  * without correlation, of variances in falling order. The first n / subDim of these are mixed by a Hadamard matrix, and each sub-vector has
  * one of the results; so are the next, and so on. All sub-vectors thus hold alike shares of every level of variance: one codebook fits
  * them all, and gives its codewords to the channels that have something to say. At equal bits the error falls with the geometric
  * rather than the arithmetic mean of the variances; that is the gain of transform coding (Jayant and Noll, Digital Coding of Waveforms, 1984,
- * chapter 12), and the even share among sub-vectors is the aim of OPQ (Ge et al., CVPR 2013). Where WUSH-KV makes all channels alike
- * before scalar codes, vectors of several channels gain from their being unlike. x~ has a mean square of 1.
+ * chapter 12), and the even share among sub-vectors is the aim of OPQ (Ge et al., CVPR 2013). Transforms for scalar
+ * codes make all channels alike; vectors of several channels gain from their being unlike. x~ has a mean square of 1, but for the damping.
  */
 export function fitTransform(metric: Float64Array, moment: Float64Array, n: number, subDim: number): Float64Array {
   const lower = cholesky(scaled(metric, n, DAMPING), n), second = scaled(moment, n, LEAST), groups = n / subDim;

@@ -27,7 +27,7 @@ export interface MethodOptions {
 export class MethodCalibrator implements Disposable {
   readonly #model: Llama;
   readonly #windows: readonly Int32Array[];
-  readonly #activations: Map<string, Activations> = new Map();
+  readonly #captured: { skip: number; window: number; weights: boolean; activations: Activations }[] = [];
 
   /** Takes windows of tokens of the calibration text. */
   constructor(model: Llama, windows: readonly Int32Array[]) {
@@ -43,12 +43,12 @@ export class MethodCalibrator implements Disposable {
     { skip, window, weights }: { skip: number; window: number; weights: boolean },
     signal?: AbortSignal,
   ): Promise<Activations> {
-    const name = (weights: boolean) => `${skip} ${window} ${weights}`;
-    const known = this.#activations.get(name(weights)) ?? this.#activations.get(name(true));
-    if (known) return known;
-    const made = await Activations.capture(this.#model, this.#windows, { skip, window, weights, signal });
-    this.#activations.set(name(weights), made);
-    return made;
+    // The window is one of the weights alone.
+    const known = this.#captured.find((old) => old.skip === skip && (!weights || old.weights && old.window === window));
+    if (known) return known.activations;
+    const activations = await Activations.capture(this.#model, this.#windows, { skip, window, weights, signal });
+    this.#captured.push({ skip, window, weights, activations });
+    return activations;
   }
 
   /** The calibration of a product quantizer for `config`. Positions that the cache keeps as sinks are left out. */
@@ -80,8 +80,7 @@ export class MethodCalibrator implements Disposable {
 
   /** Frees what was captured. */
   [Symbol.dispose](): void {
-    for (const activations of this.#activations.values()) activations[Symbol.dispose]();
-    this.#activations.clear();
+    for (const { activations } of this.#captured.splice(0)) activations[Symbol.dispose]();
   }
 }
 
@@ -190,16 +189,6 @@ export interface Contender extends Disposable {
   bytes(tokens: number): number;
 }
 
-/** Bytes of codebooks, as f16 and once where layers share them, and of smooth factors. */
-function codebookBytes(calibration: Calibration): number {
-  let bytes = 0;
-  for (const { layers } of [calibration.keys, calibration.values]) {
-    for (const codebook of new Set(layers.map((layer) => layer.codebook))) bytes += codebook.length * 2;
-    for (const { smooth, matrix } of layers) bytes += (smooth?.byteLength ?? 0) + (matrix?.length ?? 0) * 2;
-  }
-  return bytes;
-}
-
 /** Makes a method's cache. `calibration` is that of a product quantizer; the others take none. */
 export function contender(
   model: Llama,
@@ -230,7 +219,7 @@ export function contender(
     calibration: describeCalibration(calibration),
     bytes(tokens) {
       const { total, codebooks } = cacheBytes(shape, config, calibration, tokens);
-      return total - codebooks + codebookBytes(calibration);
+      return total - codebooks + cache.bytes().codebooks; // each codebook once where layers share it
     },
     [Symbol.dispose]: () => cache[Symbol.dispose](),
   };

@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "6832a1c249aef81678f5a3fcea517c734719bea2cddac35c0a529a8c38c4810e";
+export const ABI_HASH = "0b3422b9219632bd7f1ce3ad26d511e7354c65741739f88445f0689b0e8853d9";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;

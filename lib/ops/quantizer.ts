@@ -39,7 +39,7 @@ export interface TransformOptions extends StrideOptions {
   readonly heads?: number;
 }
 
-/** "forward": x~ = (x / smooth) H, for keys or values. "query": (x * smooth) H. "inverse": back from x~. Or x times a matrix each. */
+/** "forward": x~ = (x / smooth) H, for keys or values. "query": (x * smooth) H. "inverse": back from x~. Of a quantizer with matrices: x times the one of the direction. */
 export type TransformDirection = "forward" | "query" | "inverse";
 
 const directions: Record<TransformDirection, number> = { forward: 0, query: 1, inverse: 2 };
@@ -64,7 +64,10 @@ export class Quantizer implements Disposable, Recorded {
   readonly pageBytes: number;
   readonly #resource: Resource;
 
-  /** Makes a quantizer. Throws VecInferError: UNSUPPORTED for a head dimension that the library has no code for. */
+  /**
+   * Makes a quantizer. Throws VecInferError: UNSUPPORTED for a head dimension that the library has no code for, INVALID_ARGUMENT for codes it
+   * does not know, and for matrices beside smooth factors, Hadamard or 16 bits.
+   */
   constructor(device: Device, options: QuantizerOptions) {
     const { kvHeads, headDim, subDim, bits, codebooks, smooth, matrices } = options;
     const { hadamard = false, tokenScale = false } = options;

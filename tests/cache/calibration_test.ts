@@ -4,13 +4,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
+import { writeSafetensors } from "../../lib/weights/safetensors.ts";
 import {
   cacheBytes,
   calibrate,
+  type Calibration,
   Device,
   EMBEDDED_MODEL,
   KvCache,
   kvConfig,
+  type LayerCalibration,
   Llama,
   loadCalibration,
   MethodCalibrator,
@@ -82,6 +85,41 @@ test("truncated and altered calibration files end in an error that names them", 
     assertThrows(read, WeightsError, "not finite");
     writeFileSync(path, bytes);
     assert(read().keys);
+  });
+});
+
+test("matrices that are singular, missing in a layer or beside smooth factors, and files of early forms, are refused", () => {
+  const config = kvConfig("vq1+"), good = readCalibration(file("vq1+"), fingerprint, shape, config);
+  const { keys, values } = { keys: good.keys!, values: good.values! };
+  inFolder((temporary) => {
+    const path = join(temporary, "vq1+.vecinfer.safetensors");
+    const written = (layers: LayerCalibration[]) => {
+      writeCalibration(path, { keys: { ...keys, layers }, values }, shape, fingerprint);
+      return readCalibration(path, fingerprint, shape, config) as Calibration;
+    };
+    const changed = (change: (layer: LayerCalibration) => LayerCalibration) =>
+      keys.layers.map((layer, i) => i === 3 ? change(layer) : layer);
+    using device = Device.open({ device: "cpu" });
+    const low = changed((layer) => {
+      // Of rank 32, whose pivots are lost in rounding rather than zero.
+      const matrix = layer.matrix!.map((x, i) => Math.floor(i / 64) % 64 < 32 ? x : layer.matrix![i - 32 * 64]);
+      return { ...layer, matrix };
+    });
+    assertThrows(
+      () => new KvCache(device, shape, config, written(low), { context: 64 }),
+      WeightsError,
+      `${path}: layers.3.keys.matrix: the transform of KV head 0 has no inverse`,
+    );
+    const needed = `${path}: keys need a matrix in every layer`, smooth = new Float32Array(128).fill(1);
+    assertThrows(() => written(changed(({ codebook }) => ({ codebook }))), WeightsError, needed);
+    assertThrows(() => written(changed((layer) => ({ ...layer, smooth }))), WeightsError, needed);
+    const short = changed((layer) => ({ ...layer, matrix: layer.matrix!.subarray(0, 64) }));
+    assertThrows(() => written(short), Error, "layers.3.keys.matrix");
+    const early = { format: "vecinfer-calibration", version: "1", fingerprint, keys: "d8b8", values: "d8b8" };
+    for (const tensor of ["layers.0.keys.feedback", "keys.d8b8.codebook"]) {
+      writeSafetensors(path, { [tensor]: { dtype: "F16", shape: [2], data: new Uint8Array(4) } }, early);
+      assertThrows(() => readCalibration(path, fingerprint, shape, config), WeightsError, "early form of vecinfer+");
+    }
   });
 });
 

@@ -22,7 +22,7 @@ function moment(random: Random): Float64Array {
 }
 
 test(`inverse, Cholesky factor and eigenvectors give the matrix back, seed ${seed}`, () => {
-  const random = new Random(seed), any = Float64Array.from(random.normals(n * n)), m = moment(random);
+  const random = new Random(seed), any = Float64Array.from(near(random, 1)), m = moment(random);
   assertAllClose(product(any, inverse(any, n)!, n), identity(n), { absolute: 1e-8 });
   const lower = cholesky(m, n), { values, vectors } = eigen(m, n);
   assertAllClose(product(lower, transposed(lower, n), n), m, { absolute: 1e-9, relative: 1e-12 });
@@ -43,8 +43,14 @@ test("the Hadamard matrix is that of the transform", () => {
   }
 });
 
+/** Matrices near the identity, which have inverses, [heads, n, n]. */
+function near(random: Random, heads: number): Float32Array {
+  const noise = random.normals(heads * n * n, 0.5 / Math.sqrt(n));
+  return noise.map((x, i) => x + (i % (n * n) % (n + 1) === 0 ? 1 + random.uniform() : 0));
+}
+
 test(`the queries' matrix keeps products, the inverse brings vectors back, seed ${seed}`, () => {
-  const random = new Random(seed), heads = 2, size = n * n, all = transformMatrices(random.normals(heads * size), n);
+  const random = new Random(seed), heads = 2, size = n * n, all = transformMatrices(near(random, heads), n);
   const times = (x: ArrayLike<number>, at: number) => {
     const out = new Array<number>(n).fill(0);
     for (let j = 0; j < n; j++) for (let i = 0; i < n; i++) out[i] += x[j] * all[at + j * n + i];
@@ -58,7 +64,9 @@ test(`the queries' matrix keeps products, the inverse brings vectors back, seed 
   }
 });
 
-test("a matrix without an inverse is refused", () => {
+test("a matrix without an inverse is refused, and one that only rounding gives one", () => {
   assertEquals(inverse(new Float64Array(n * n), n), undefined);
+  const any = Float64Array.from(near(new Random(1), 1));
+  assertEquals(inverse(any.map((x, i) => i < n ? any[n + i] / 3 + any[2 * n + i] / 7 : x), n), undefined);
   assertThrows(() => transformMatrices(new Float32Array(2 * n * n), n), RangeError, "KV head 0 has no inverse");
 });
