@@ -333,6 +333,7 @@ const badUse: [string, string[], string][] = [
   ["generate", ["-n", "0", "x"], "--max-tokens is 0"],
   ["generate", ["--device", "tpu", "x"], '--device is "tpu"'],
   ["calibrate", ["-k", "bf16", "x"], "nothing to calibrate"],
+  ["calibrate", ["-k", "vq2+", "--no-smooth", "x"], "--no-smooth: fitted transforms"],
   ["calibrate", [], "argument is missing"],
   ["evaluate", ["--windows", "none"], "--windows takes a number"],
   ["evaluate", ["--method", "kiwi"], 'method "kiwi" is unknown'],
