@@ -12,15 +12,20 @@
 #include "attention_exact.cuh"
 #include "attention_plan.cuh"
 
-template <class K, class V> struct AttentionShape {
-    static constexpr int warps = K::coded && V::coded ? 8 : 4;
-    static constexpr int setup = K::coded && V::coded ? 20 : 4; // of a row, in pages
+// Wide: one block a multiprocessor, whose 16 warps share tables of 10-bit codes with a copy for each bank; two blocks of 8 leave room for a quarter of the copies.
+// It takes the 227 KB of shared memory that multiprocessors have from 9.0 on. Other formats have all copies as they are.
+template <class K, class V, bool Wide> struct AttentionShape {
+    static constexpr bool coded = K::coded && V::coded;
+    static constexpr int warps = Wide ? 16 : coded ? 8 : 4;
+    static constexpr int blocks = Wide ? 1 : attention_blocks; // of a multiprocessor
+    static constexpr int setup = coded ? 20 : 4;               // of a row, in pages
     // Halves of a page in flight: as many as registers hold.
-    static constexpr int halves = K::coded && V::coded && K::words + V::words <= 16 ? 2 : 1;
-    // 10 bits: copies that let two blocks share a multiprocessor.
+    static constexpr int halves = coded && K::words + V::words <= 16 ? 2 : 1;
+    // 10 bits: the copies that fit.
     template <class F, class Other> static constexpr int copies() {
         if (!F::coded) return 0;
         if (F::b == 12) return 1;
+        if (F::b == 10 && Wide) return Other::b == 10 || (Other::b == 12 && Other::d == 8) ? 16 : 32;
         if (F::b == 10) return Other::b == 6 || !Other::coded || (Other::b == 12 && Other::d == 4) ? 16 : 8;
         return 128 / F::entry_bytes;
     }
@@ -28,6 +33,16 @@ template <class K, class V> struct AttentionShape {
     using KeyTable = Table<K, copies<K, V>(), interleaved ? 256 : copies<K, V>() * K::entry_bytes>;
     using ValueTable = Table<V, copies<V, K>(), interleaved ? 256 : copies<V, K>() * V::entry_bytes>;
 };
+
+// Pairs that have a wide shape besides the other, and whether this target has code for it.
+template <class K, class V> constexpr bool attention_wide = K::coded && V::coded && (K::b == 10 || V::b == 10);
+template <bool Wide> __device__ constexpr bool attention_code() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+    return !Wide;
+#else
+    return true;
+#endif
+}
 
 // Shared memory of a block, after the two tables.
 template <int D, int Warps> struct AttentionShared {
@@ -62,9 +77,11 @@ __device__ inline int add_acquire_release(int* address, int value) {
     return before;
 }
 
-template <class K, class V>
-__global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_blocks) attention_kernel(const __grid_constant__ AttentionArguments a) {
-    using Shape = AttentionShape<K, V>;
+template <class K, class V, bool Wide>
+__global__ void __launch_bounds__(AttentionShape<K, V, Wide>::warps * 32, AttentionShape<K, V, Wide>::blocks)
+attention_kernel(const __grid_constant__ AttentionArguments a) {
+    if constexpr (!attention_code<Wide>()) return;
+    using Shape = AttentionShape<K, V, Wide>;
     using KeyTile = Keys<K, typename Shape::KeyTable>;
     using ValueTile = Values<V, typename Shape::ValueTable>;
     constexpr int D = K::D, N = D / 32, warps = Shape::warps, threads = warps * 32, halves = Shape::halves;
@@ -90,6 +107,13 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
     const bool head_tables = cache.keys.codebook_heads > 1 || cache.values.codebook_heads > 1;
     int table_head = head_tables ? -1 : 0;
     if (warp > 0 && !head_tables) fill_tables(0, threadIdx.x - 32, threads - 32);
+    const Transform &key_transform = cache.keys.transform, &value_transform = cache.values.transform;
+    auto prefetch_matrices = [&](const Transform& transform, int direction) { // of all heads, by all blocks together
+        const int64_t thread = blockIdx.x * threads + threadIdx.x, all = static_cast<int64_t>(gridDim.x) * threads;
+        if (transform.matrices) prefetch(transform.matrix(direction, 0, D), static_cast<int64_t>(cache.kv_heads) * D * D, thread, all);
+    };
+    prefetch_matrices(key_transform, 1);
+    prefetch_matrices(value_transform, 2);
     wait_for_previous();
     if (warp == 0) shared.plan.make(a, warps, Shape::setup);
     int at = 0; // of warp 0
@@ -115,21 +139,25 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
         int indices = load_indices(page);
 
         // q~; the tables, where they are another head's
-        for (int h = warp; h < attention_heads; h += warps) {
+        {
             float x[N] = {};
-            if (h < segment.heads) {
-                const float* q = a.q + static_cast<int64_t>(segment.index) * a.stride + static_cast<int64_t>(segment.first_head + h) * D + lane * N;
+            if (warp < segment.heads) {
+                const float* q = a.q + static_cast<int64_t>(segment.index) * a.stride + static_cast<int64_t>(segment.first_head + warp) * D + lane * N;
                 for (int i = 0; i < N; ++i) x[i] = q[i];
-                if (K::coded) transform_vector<D, 1>(x, cache.keys.transform, kv_head);
             }
+            if (warp < attention_heads)
+                for (int i = 0; i < N; ++i) shared.queries[warp][lane * N + i] = x[i];
+            if (K::coded) transform_by_block<D, 1>(x, shared.queries, shared.out, key_transform, kv_head);
             float most = 0;
             for (int i = 0; i < N; ++i) {
                 x[i] *= a.scale;
                 most = fmaxf(most, fabsf(x[i]));
-                shared.queries[h][lane * N + i] = x[i];
             }
             most = warp_max(most);
-            if (lane == 0) shared.steps[h] = KeyTile::step(most > 0 ? most : 1);
+            if (warp < attention_heads) {
+                for (int i = 0; i < N; ++i) shared.queries[warp][lane * N + i] = x[i];
+                if (lane == 0) shared.steps[warp] = KeyTile::step(most > 0 ? most : 1);
+            }
         }
         if (head_tables && table_head != kv_head) fill_tables(table_head = kv_head, threadIdx.x, threads);
         float m[2] = {-1e30f, -1e30f}, l[2] = {0, 0}; // of the heads 2 (t % 2) and the next
@@ -289,73 +317,75 @@ __global__ void __launch_bounds__(AttentionShape<K, V>::warps * 32, attention_bl
         }
         __syncthreads();
         constexpr int partial_row = attention_partial(D), partial_size = attention_heads * partial_row;
-        const bool whole = segment.whole;
-        float* const out = attention_out(a, segment);
-        for (int h = warp; h < segment.heads; h += warps) {
-            float most = shared.m[0][h], x[N] = {}, total_l = 0;
-            for (int w = 1; w < warps; ++w) most = fmaxf(most, shared.m[w][h]);
+        float x[N] = {}, total_l = 0; // of head `warp`
+        if (warp < segment.heads) {
+            float most = shared.m[0][warp];
+            for (int w = 1; w < warps; ++w) most = fmaxf(most, shared.m[w][warp]);
             for (int w = 0; w < warps; ++w) {
-                const float f = exp2_fast(shared.m[w][h] - most);
-                total_l += f * shared.l[w][h];
-                for (int i = 0; i < N; ++i) x[i] = fmaf(f, shared.out[w][h][lane * N + i], x[i]);
+                const float f = exp2_fast(shared.m[w][warp] - most);
+                total_l += f * shared.l[w][warp];
+                for (int i = 0; i < N; ++i) x[i] = fmaf(f, shared.out[w][warp][lane * N + i], x[i]);
             }
-            if (whole) {
-                attention_write<D>(out + h * D, x, total_l, cache.values, kv_head);
-            } else { // what began before this block goes to its first place, else to the second
-                float* partial = a.partials + static_cast<int64_t>(blockIdx.x * 2 + segment.begins) * partial_size + h * partial_row;
+            if (!segment.whole) { // what began before this block goes to its first place, else to the second
+                float* partial = a.partials + static_cast<int64_t>(blockIdx.x * 2 + segment.begins) * partial_size + warp * partial_row;
                 for (int i = 0; i < N; ++i) partial[lane * N + i] = x[i];
                 if (lane == 0) *reinterpret_cast<float2*>(partial + D) = make_float2(most, total_l);
             }
         }
-        if (whole) continue;
 
-        // All blocks of this row together, by the last of them
-        const int first_block = segment.first_block, last_block = segment.last_block;
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            shared.last = add_acquire_release(a.counters + first_block, 1) == last_block - first_block;
-            if (shared.last) a.counters[first_block] = 0;
-        }
-        __syncthreads();
-        if (!shared.last) continue;
-        // A head's partials are shared by warps / 4 warps, which read `batch` of them before they wait.
-        constexpr int batch = 16;
-        const int h = warp % attention_heads, step = warps / attention_heads, count = last_block - first_block + 1;
-        auto place = [&](int i) { // of the i-th block; what began before a block is in its first place
-            return a.partials + static_cast<int64_t>((first_block + i) * 2 + (i == 0)) * partial_size + h * partial_row;
-        };
-        float x[N] = {}, total_l = 0, most = -1e30f;
-        if (h < segment.heads && warp < step * attention_heads) {
-            for (int base = 0; base < count; base += batch * step) {
-                const int some = min(batch * step, count - base);
-                const float2 ml = lane < some ? __ldcg(reinterpret_cast<const float2*>(place(base + lane) + D)) : make_float2(-1e30f, 0);
-                float part[batch][N];
+        if (!segment.whole) { // all blocks of this row together, by the last of them
+            const int first_block = segment.first_block, last_block = segment.last_block;
+            __syncthreads();
+            if (threadIdx.x == 0) {
+                shared.last = add_acquire_release(a.counters + first_block, 1) == last_block - first_block;
+                if (shared.last) a.counters[first_block] = 0;
+            }
+            __syncthreads();
+            if (!shared.last) continue;
+            // A head's partials are shared by `step` warps, which read `batch` of them before they wait.
+            constexpr int step = warps / attention_heads, batch = step < 2 ? 16 : 32 / step;
+            const int h = warp % attention_heads, count = last_block - first_block + 1;
+            auto place = [&](int i) { // of the i-th block; what began before a block is in its first place
+                return a.partials + static_cast<int64_t>((first_block + i) * 2 + (i == 0)) * partial_size + h * partial_row;
+            };
+            float most = -1e30f;
+            total_l = 0;
+            for (int k = 0; k < N; ++k) x[k] = 0;
+            if (h < segment.heads && warp < step * attention_heads) {
+                for (int base = 0; base < count; base += batch * step) {
+                    const int some = min(batch * step, count - base);
+                    const float2 ml = lane < some ? __ldcg(reinterpret_cast<const float2*>(place(base + lane) + D)) : make_float2(-1e30f, 0);
+                    float part[batch][N];
 #pragma unroll
-                for (int i = 0; i < batch; ++i) {
-                    const int block = i * step + warp / attention_heads;
+                    for (int i = 0; i < batch; ++i) {
+                        const int block = i * step + warp / attention_heads;
 #pragma unroll
-                    for (int k = 0; k < N; ++k) part[i][k] = 0;
-                    if (block < some) load_partial(part[i], place(base + block) + lane * N);
-                }
-                const float next = fmaxf(most, warp_max(ml.x)), f = exp2_fast(ml.x - next), old = exp2_fast(most - next);
-                most = next;
-                total_l = total_l * old + warp_sum(f * ml.y);
+                        for (int k = 0; k < N; ++k) part[i][k] = 0;
+                        if (block < some) load_partial(part[i], place(base + block) + lane * N);
+                    }
+                    const float next = fmaxf(most, warp_max(ml.x)), f = exp2_fast(ml.x - next), old = exp2_fast(most - next);
+                    most = next;
+                    total_l = total_l * old + warp_sum(f * ml.y);
 #pragma unroll
-                for (int k = 0; k < N; ++k) x[k] *= old;
+                    for (int k = 0; k < N; ++k) x[k] *= old;
 #pragma unroll
-                for (int i = 0; i < batch; ++i) {
-                    const float factor = __shfl_sync(0xffffffffu, f, i * step + warp / attention_heads);
+                    for (int i = 0; i < batch; ++i) {
+                        const float factor = __shfl_sync(0xffffffffu, f, i * step + warp / attention_heads);
 #pragma unroll
-                    for (int k = 0; k < N; ++k) x[k] = fmaf(factor, part[i][k], x[k]);
+                        for (int k = 0; k < N; ++k) x[k] = fmaf(factor, part[i][k], x[k]);
+                    }
                 }
             }
+            for (int k = 0; k < N; ++k) shared.out[warp][0][lane * N + k] = x[k];
+            __syncthreads();
+            if (warp < segment.heads)
+                for (int w = warp + attention_heads; w < step * attention_heads; w += attention_heads)
+                    for (int k = 0; k < N; ++k) x[k] += shared.out[w][0][lane * N + k];
         }
-        for (int k = 0; k < N; ++k) shared.out[warp][0][lane * N + k] = x[k];
-        __syncthreads();
-        if (warp < segment.heads && warp < attention_heads) {
-            for (int w = warp + attention_heads; w < step * attention_heads; w += attention_heads)
-                for (int k = 0; k < N; ++k) x[k] += shared.out[w][0][lane * N + k];
-            attention_write<D>(out + h * D, x, total_l, cache.values, kv_head);
-        }
+        if (warp < attention_heads)
+            for (int i = 0; i < N; ++i) shared.queries[warp][lane * N + i] = warp < segment.heads ? x[i] / total_l : 0.0f;
+        transform_by_block<D, 2>(x, shared.queries, shared.out, value_transform, kv_head);
+        if (warp < segment.heads)
+            for (int i = 0; i < N; ++i) attention_out(a, segment)[warp * D + lane * N + i] = x[i];
     }
 }

@@ -4,7 +4,7 @@
 
 constexpr int attention_heads = 4;   // query heads of a block: more of a KV head are more blocks
 constexpr int attention_rows = 128;  // rows of a launch
-constexpr int attention_blocks = 2;  // blocks of a multiprocessor
+constexpr int attention_blocks = 2;  // blocks of a multiprocessor, at most
 
 // Floats of a partial result: head_dim, the maximum, the sum, and room that keeps it aligned to 16 bytes.
 __host__ __device__ constexpr int attention_partial(int head_dim) { return head_dim + 4; }

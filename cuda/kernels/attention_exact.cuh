@@ -1,4 +1,4 @@
-// The parts of decode attention that no format changes: bf16 tokens of sinks and ring, and the last step to the output.
+// The part of decode attention that no format changes: bf16 tokens of sinks and ring.
 #pragma once
 #include "attention_tile.cuh"
 #include "transform.cuh"
@@ -90,13 +90,4 @@ __device__ inline void attention_exact(float (&sum)[D / 16][4], float (&m)[2], f
                      __byte_perm(v[1][i], v[3][i], 0x7632), p.b[0], p.b[1]);
         }
     }
-}
-
-// out = x / l, the values' transform undone. One warp a head.
-template <int D> __device__ inline void attention_write(float* out, float (&x)[D / 32], float l, const Side& values, int kv_head) {
-    constexpr int N = D / 32;
-    const int lane = threadIdx.x % 32;
-    for (int i = 0; i < N; ++i) x[i] /= l;
-    transform_vector<D, 2>(x, values.transform, kv_head);
-    for (int i = 0; i < N; ++i) out[lane * N + i] = x[i];
 }

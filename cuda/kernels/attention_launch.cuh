@@ -2,15 +2,23 @@
 #pragma once
 #include "attention.cuh"
 
-template <class K, class V> int32_t attention_launch(vi_context* context, const AttentionArguments& a) {
-    using Shape = AttentionShape<K, V>;
-    constexpr size_t bytes = Shape::KeyTable::bytes + Shape::ValueTable::bytes + sizeof(AttentionShared<K::D, Shape::warps>);
+template <class K, class V, bool Wide> constexpr size_t attention_bytes = AttentionShape<K, V, Wide>::KeyTable::bytes +
+    AttentionShape<K, V, Wide>::ValueTable::bytes + sizeof(AttentionShared<K::D, AttentionShape<K, V, Wide>::warps>);
+
+template <class K, class V, bool Wide = false> int32_t attention_launch(vi_context* context, const AttentionArguments& a) {
+    if constexpr (!Wide && attention_wide<K, V>) {
+        // Where blocks go from row to row, two of them hide each other's preparations, which is worth more than copies of the tables.
+        const bool few = static_cast<int64_t>(a.rows) * a.cache.kv_heads * a.parts <= context->multiprocessors;
+        if (few && context->properties.major >= 9 && attention_bytes<K, V, true> <= context->shared_limit) return attention_launch<K, V, true>(context, a);
+    }
+    using Shape = AttentionShape<K, V, Wide>;
+    constexpr size_t bytes = attention_bytes<K, V, Wide>;
     if (bytes > context->shared_limit)
         return context->fail(VI_UNSUPPORTED, "vi_attention: these formats need %zu bytes of shared memory, %s has %zu", bytes, context->properties.name,
                              context->shared_limit);
-    VI_SHARED(context, "vi_attention", (attention_kernel<K, V>), bytes);
+    VI_SHARED(context, "vi_attention", (attention_kernel<K, V, Wide>), bytes);
     VI_CUDA(context, "vi_attention",
-            launch_early(context, attention_kernel<K, V>, context->multiprocessors * attention_blocks, Shape::warps * 32, bytes, a));
+            launch_early(context, attention_kernel<K, V, Wide>, context->multiprocessors * Shape::blocks, Shape::warps * 32, bytes, a));
     return VI_OK;
 }
 

@@ -102,7 +102,9 @@ template <int D> __global__ void merge_kernel(const __grid_constant__ AttentionA
         total += factor * partials[s * step + D + 1];
         for (int i = 0; i < N; ++i) x[i] += factor * partials[s * step + lane * N + i];
     }
-    attention_write<D>(out, x, total, a.cache.values, head);
+    for (int i = 0; i < N; ++i) x[i] /= total;
+    transform_vector<D, 2>(x, a.cache.values.transform, head);
+    for (int i = 0; i < N; ++i) out[lane * N + i] = x[i];
 }
 
 } // namespace

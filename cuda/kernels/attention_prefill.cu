@@ -3,6 +3,8 @@
 // Keys and values become bf16 in scratch memory, `chunk_tokens` at a time: those of the past read back from sinks, pages and ring, then the fresh
 // ones. Each chunk is one launch; from the second on it goes on from the output and log-sum-exp that the one before left. Fresh rows that are bf16
 // already are read where they are, all in one launch: a prompt of T tokens that comes in pieces would else be converted T / piece times.
+// The past stays in the transformed space, as in decoding: transformed queries meet it, and the output turns back once before the fresh tokens. That is rows times
+// heads transforms in place of past times KV heads.
 //
 // A block has 128 queries of one head, 16 a warp, and goes through the keys 64 at a time, two tiles of keys and values in shared memory while the next
 // arrive. q, k, v and the probabilities are bf16, sums f32.
@@ -27,33 +29,25 @@ __global__ void convert_fresh_kernel(vi_bf16* keys_out, vi_bf16* values_out, con
     for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(from[k], from[k + 1]);
 }
 
-// The same for tokens of the cache; the last `window` of the past and the sinks from their exact rows.
-// A KV head and side a block, `ahead` positions a warp, which reads a matrix of the transform once for them.
-constexpr int ahead = 4;
+// The same for tokens of the cache, in the transformed space; the last `window` of the past and the sinks from their exact rows.
 template <int D>
 __global__ void convert_past_kernel(vi_bf16* keys_out, vi_bf16* values_out, const __grid_constant__ Cache c, int slot, int past, int first, int count) {
     constexpr int N = D / 32;
-    const int lane = threadIdx.x % 32, head = blockIdx.z, begin = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ahead;
-    if (begin >= count) return;
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+    if (i >= static_cast<int64_t>(count) * c.kv_heads) return;
+    const int lane = threadIdx.x % 32, head = static_cast<int>(i % c.kv_heads), token = static_cast<int>(i / c.kv_heads), position = first + token;
     const bool value = blockIdx.y;
     const Side& side = value ? c.values : c.keys;
-    float x[ahead][N];
-#pragma unroll
-    for (int j = 0; j < ahead; ++j) {
-        const int position = first + min(begin + j, count - 1);
-        if (position < c.sinks)
-            for (int k = 0; k < N; ++k) x[j][k] = bf16_to_f32(side.sinks[c.sink_row(slot, head, position) + lane * N + k]);
-        else if (past - position <= c.window && position >= c.exact_from[slot])
-            for (int k = 0; k < N; ++k) x[j][k] = bf16_to_f32(side.recent[c.recent_row(slot, head, position) + lane * N + k]);
-        else read_vector<D>(x[j], c, side, value, slot, position, head);
+    const bool sink = position < c.sinks, recent = !sink && past - position <= c.window && position >= c.exact_from[slot];
+    vi_bf16* to = (value ? values_out : keys_out) + (static_cast<int64_t>(head) * count + token) * D + lane * N;
+    if (sink || recent) {
+        const vi_bf16* from = sink ? side.sinks + c.sink_row(slot, head, position) : side.recent + c.recent_row(slot, head, position);
+        for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = *reinterpret_cast<const uint32_t*>(from + lane * N + k);
+        return;
     }
-    transform_vectors<D, 2>(x, side.transform, head);
-#pragma unroll
-    for (int j = 0; j < ahead; ++j) {
-        if (begin + j >= count) break;
-        vi_bf16* to = (value ? values_out : keys_out) + (static_cast<int64_t>(head) * count + begin + j) * D + lane * N;
-        for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(x[j][k], x[j][k + 1]);
-    }
+    float x[N];
+    read_vector<D>(x, c, side, value, slot, position, head);
+    for (int k = 0; k < N; k += 2) *reinterpret_cast<uint32_t*>(to + k) = pack_bf16(x[k], x[k + 1]);
 }
 
 // Byte offset of 8 channels of a row of a tile: 16-byte chunks are exchanged so that 8 rows at the same chunk lie in different banks.
@@ -212,11 +206,17 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
 }
 
 template <int D>
-int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, const void* keys, const void* values, const Cache* cache, int slot,
-                int past, int first, int kv_heads, int64_t kv_stride, bool converted) {
+int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, float* past_queries, const void* keys, const void* values,
+                const Cache* cache, int slot, int past, int first, int kv_heads, int64_t kv_stride, bool converted) {
     constexpr size_t bytes = 4 * tile * D * 2;
     VI_SHARED(context, "vi_attention_prefill", prefill_kernel<D>, bytes);
     const int total = past + first + a.rows;
+    const float* const fresh_queries = a.q;
+    const int64_t fresh_stride = a.q_stride, width = static_cast<int64_t>(a.heads) * D;
+    if (past) {
+        launch_transform(context->stream, past_queries, a.q, cache->keys.transform, 1, a.rows, a.heads, kv_heads, D, width, a.q_stride);
+        VI_LAUNCHED(context, "vi_attention_prefill");
+    }
     for (int begin = 0; begin < total;) {
         const bool fresh = begin >= past, in_place = fresh && converted;
         const int end = in_place ? total : min(fresh ? total : past, begin + chunk_tokens);
@@ -227,15 +227,21 @@ int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* value
         a.token_stride = in_place ? kv_stride : D;
         a.diagonal = past + first - begin;
         a.resume = begin > 0;
+        a.q = fresh ? fresh_queries : past_queries;
+        a.q_stride = fresh ? fresh_stride : width;
         const dim3 blocks(static_cast<unsigned>(ceil_div<int64_t>(static_cast<int64_t>(a.count) * kv_heads, 8)), 2);
         if (fresh && !converted)
             convert_fresh_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, static_cast<const float*>(keys), static_cast<const float*>(values),
                                                                          begin - past, a.count, kv_heads, kv_stride);
-        if (!fresh) convert_past_kernel<D><<<dim3(ceil_div(a.count, 8 * ahead), 2, kv_heads), 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
+        if (!fresh) convert_past_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
         VI_LAUNCHED(context, "vi_attention_prefill");
         prefill_kernel<D><<<dim3(ceil_div(a.rows, queries), a.heads), threads, bytes, context->stream>>>(a);
         VI_LAUNCHED(context, "vi_attention_prefill");
         begin = end;
+        if (begin == past) {
+            launch_transform(context->stream, a.out, a.out, cache->values.transform, 2, a.rows, a.heads, kv_heads, D, width, width);
+            VI_LAUNCHED(context, "vi_attention_prefill");
+        }
     }
     return VI_OK;
 }
@@ -272,10 +278,11 @@ extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, 
     VI_REQUIRE(context, out && q && keys && values, "%s: out, q, keys or values is NULL", name);
     const int longest = converted || past > first + rows ? past : first + rows, held = longest < chunk_tokens ? longest : chunk_tokens;
     const size_t side_bytes = align_256(static_cast<size_t>(held) * kv_heads * head_dim * 2);
-    VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + static_cast<size_t>(rows) * heads * 4, name);
+    const size_t lse_bytes = align_256(static_cast<size_t>(rows) * heads * 4), query_bytes = past ? static_cast<size_t>(rows) * heads * head_dim * 4 : 0;
+    VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + lse_bytes + query_bytes, name);
     Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, 0, 0, scale * 1.4426950408889634f, 0, rows, heads, heads / kv_heads,
                 0, q_stride, false};
     auto run = head_dim == 64 ? prefill<64> : prefill<128>;
-    return run(context, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes), keys, values, cache, slot, past, first,
-               kv_heads, kv_stride, converted);
+    return run(context, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes),
+               reinterpret_cast<float*>(scratch + 2 * side_bytes + lse_bytes), keys, values, cache, slot, past, first, kv_heads, kv_stride, converted);
 } VI_CATCH(context, "vi_attention_prefill")

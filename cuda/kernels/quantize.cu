@@ -9,6 +9,7 @@ namespace {
 constexpr int threads = 256;
 constexpr int parts_most = 8;     // blocks of a cluster that share a vector's codewords
 constexpr int words_most = 4096;  // floats of codewords that a block holds in shared memory
+constexpr int halves_most = 1024; // codewords in them
 
 // Sets the code of a sub-vector. Words are shared with other tokens and sub-vectors, whose bits others may write at the same time.
 __device__ void write_code(const PageFormat& f, uint8_t* page, bool value, int token, int sub, uint32_t code) {
@@ -64,32 +65,79 @@ template <int d> __device__ __forceinline__ void load_word(float (&word)[d], con
     }
 }
 
-// The nearest to x of codewords first, first + step, ... of `count`, the first of which is number `base` of its codebook.
-template <int d> __device__ __forceinline__ void search(float& least, int& code, const float* x, const float* codewords, int first, int count, int step, int base) {
+// The nearest to x of codewords first, first + step, ... of `count`, the first of which is number `base` of its codebook: by |x - c|^2, or where there is
+// halves[c] = |c|^2 / 2 by that less x . c, which takes half the operations.
+template <int d> __device__ __forceinline__ void search(float& least, int& code, const float* x, const float* codewords, const float* halves, int first, int count,
+                                                        int step, int base) {
     float own[d];
 #pragma unroll
     for (int i = 0; i < d; ++i) own[i] = x[i];
+    const auto go = [&](auto measure) {
 #pragma unroll 8
-    for (int w = first; w < count; w += step) {
-        float word[d], distance = 0;
-        load_word<d>(word, codewords + w * d);
-#pragma unroll
-        for (int i = 0; i < d; ++i) {
-            const float difference = own[i] - word[i];
-            distance = fmaf(difference, difference, distance);
+        for (int w = first; w < count; w += step) {
+            float word[d];
+            load_word<d>(word, codewords + w * d);
+            const float distance = measure(word, w);
+            if (distance < least) least = distance, code = base + w;
         }
-        if (distance < least) least = distance, code = base + w;
+    };
+    if (halves)
+        go([&](const float (&word)[d], int w) {
+            float distance = halves[w];
+#pragma unroll
+            for (int i = 0; i < d; ++i) distance = fmaf(-own[i], word[i], distance);
+            return distance;
+        });
+    else
+        go([&](const float (&word)[d], int) {
+            float distance = 0;
+#pragma unroll
+            for (int i = 0; i < d; ++i) {
+                const float difference = own[i] - word[i];
+                distance = fmaf(difference, difference, distance);
+            }
+            return distance;
+        });
+}
+
+// Rows that a block of transform_few_kernel reads a matrix for, and from which on it is worth a launch of its own.
+constexpr int rows_together = 4;
+
+// Keys, rotated, and values in the transformed space, to out [rows, 2, kv_heads, D]. A block has a few rows of a KV head and side.
+template <int D>
+__global__ void __launch_bounds__(threads) transform_few_kernel(float* out, const __grid_constant__ Cache c, const float* keys, const float* values,
+                                                                const int32_t* positions, const float* frequencies, int rows, int stride) {
+    constexpr int N = D / 32, warps = threads / 32;
+    __shared__ float vectors[rows_together][D], partial[warps][rows_together][D];
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y / 2, row = blockIdx.x * rows_together + warp;
+    const bool value = blockIdx.y % 2, own = warp < rows_together && row < rows;
+    const Side& side = value ? c.values : c.keys;
+    if (side.transform.matrices) prefetch(side.transform.matrix(0, head, D), D * D, threadIdx.x, threads);
+    wait_for_previous();
+    let_next_start();
+    float x[N] = {};
+    if (own) {
+        for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
+        if (!value && frequencies) rotate<D>(x, frequencies, positions[row]);
     }
+    if (warp < rows_together)
+        for (int i = 0; i < N; ++i) vectors[warp][lane * N + i] = x[i];
+    transform_by_block<D, 0>(x, vectors, partial, side.transform, head);
+    if (own)
+        for (int i = 0; i < N; ++i) out[((static_cast<int64_t>(row) * 2 + value) * c.kv_heads + head) * D + lane * N + i] = x[i];
 }
 
 // A cluster of blocks a vector: (row, KV head, side), after them blocks that rotate 8 query heads each. The blocks of a cluster share the codewords of each
-// sub-vector, and so do a block's threads. A codebook is no kernel's work: it is read before the kernel ahead of this one has ended.
+// sub-vector, and so do a block's threads. A codebook is no kernel's work: it is read before the kernel ahead of this one has ended. ready: keys and values
+// come from transform_few_kernel.
 template <int D>
 __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant__ Cache c, const float* keys, const float* values, const int32_t* slots,
-                                                           const int32_t* positions, const __grid_constant__ Rope rope, int stride, int parts) {
-    __shared__ float scaled[D], vector[D], best[threads], sums[32], partial[threads / 32][D];
+                                                           const int32_t* positions, const __grid_constant__ Rope rope, int stride, int kv_stride,
+                                                           int parts, bool ready) {
+    __shared__ float scaled[D], vector[1][D], best[threads], sums[32], partial[threads / 32][1][D];
     __shared__ int best_code[threads];
     __shared__ __align__(16) float words[words_most];
+    __shared__ float halves[halves_most];
     constexpr int N = D / 32;
     const int part = blockIdx.x % parts, row = blockIdx.x / parts, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int head = blockIdx.y / 2;
@@ -97,11 +145,18 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     const Side& side = value ? c.values : c.keys;
     const PageFormat f = side.format;
     const int n = f.n(), d = f.d, codewords = 1 << f.b, own = codewords / parts; // of this block: from part * own on
-    const bool held = vectors && f.b < 16 && side.codebook_parts == 1 && own * d <= words_most;
+    const bool held = vectors && f.b < 16 && side.codebook_parts == 1 && own * d <= words_most && own <= halves_most;
     if (held) {
         const float4* from = reinterpret_cast<const float4*>(side.codebook(head, 0) + part * own * d);
         for (int i = threadIdx.x; i < own * d / 4; i += threads) reinterpret_cast<float4*>(words)[i] = from[i];
+        __syncthreads();
+        for (int w = threadIdx.x; w < own; w += threads) {
+            float squares = 0;
+            for (int i = 0; i < d; ++i) squares = fmaf(words[w * d + i], words[w * d + i], squares);
+            halves[w] = squares / 2;
+        }
     }
+    if (vectors && !ready && side.transform.matrices) prefetch(side.transform.matrix(0, head, D), D * D, threadIdx.x, threads);
     wait_for_previous();
     let_next_start();
     if (!vectors) {
@@ -120,16 +175,19 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     const int token = r.position % VI_PAGE_TOKENS;
 
     float x[N];
-    for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
-    if (!value && rope.frequencies) rotate<D>(x, rope.frequencies, r.position);
-    transform_by_block<D, 0>(x, partial, side.transform, head);
+    if (warp == 0) {
+        for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * kv_stride + head * D + lane * N + i];
+        if (!value && !ready && rope.frequencies) rotate<D>(x, rope.frequencies, r.position);
+        for (int i = 0; i < N; ++i) vector[0][lane * N + i] = x[i];
+    }
+    if (!ready) transform_by_block<D, 0>(x, vector, partial, side.transform, head);
     if (warp == 0) {
         float squares = 0;
         if (part == 0) write_exact<D>(x, c, side, r, head);
         for (int i = 0; i < N; ++i) squares += x[i] * x[i];
         const float rms = f.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f;
         for (int i = 0; i < N; ++i) {
-            vector[lane * N + i] = x[i];
+            vector[0][lane * N + i] = x[i];
             scaled[lane * N + i] = rms > 0 ? x[i] / rms : 0.0f;
         }
     }
@@ -139,7 +197,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
             for (int i = threadIdx.x; i < D; i += threads) {
                 int word, bit, to;
                 f.locate(value, token, i, word, bit, to);
-                reinterpret_cast<vi_bf16*>(page + f.offset(token, to, word))[bit / 16] = f32_to_bf16(vector[i]);
+                reinterpret_cast<vi_bf16*>(page + f.offset(token, to, word))[bit / 16] = f32_to_bf16(vector[0][i]);
             }
         return;
     }
@@ -149,8 +207,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     int code = 0;
     auto find = [&]<int size>() {
         const float* x = scaled + sub * size;
-        if (held) search<size>(least, code, x, words, threadIdx.x / n, own, splits, part * own);
-        else search<size>(least, code, x, codebook + part * own * size, threadIdx.x / n, own, splits, part * own);
+        search<size>(least, code, x, held ? words : codebook + part * own * size, held ? halves : nullptr, threadIdx.x / n, own, splits, part * own);
     };
     if (d == 2) find.template operator()<2>();
     else if (d == 4) find.template operator()<4>();
@@ -179,7 +236,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     if (static_cast<int>(threadIdx.x) < n) {
         for (int i = 0; i < d; ++i) {
             const float w = codebook[code * d + i];
-            product = fmaf(vector[sub * d + i], w, product);
+            product = fmaf(vector[0][sub * d + i], w, product);
             norm = fmaf(w, w, norm);
         }
         write_code(f, page, value, token, sub, code);
@@ -223,14 +280,26 @@ int32_t check(vi_context* context, const char* name, const vi_kv_layer* layer, c
     return VI_OK;
 }
 
-cudaError_t quantize_few(vi_context* context, const Cache& c, const float* keys, const float* values, const int32_t* slots, const int32_t* positions,
-                         const Rope& rope, int32_t rows, int32_t stride) {
-    // 12 bits are 16 times the work of 8: few vectors leave room for more blocks each.
-    const bool large = c.keys.format.b % 16 > 8 || c.values.format.b % 16 > 8;
-    const int parts = large && context->properties.major >= 9 && 2 * rows * c.kv_heads <= 4 * context->multiprocessors ? parts_most : 1;
+int32_t quantize_few(vi_context* context, const char* name, const Cache& c, const float* keys, const float* values, const int32_t* slots,
+                     const int32_t* positions, const Rope& rope, int32_t rows, int32_t stride) {
+    // 12 bits are 16 times the work of 8: few vectors leave room for more blocks each, but not for more than there are multiprocessors.
+    const bool large = (c.keys.format.b % 16 > 8 || c.values.format.b % 16 > 8) && context->properties.major >= 9;
+    int parts = 1;
+    while (large && parts < parts_most && 2 * rows * c.kv_heads * 2 * parts <= context->multiprocessors) parts *= 2;
+    const bool ready = rows >= rows_together && (c.keys.transform.matrices || c.values.transform.matrices);
+    int32_t kv_stride = stride;
+    if (ready) {
+        const int width = c.kv_heads * c.head_dim;
+        VI_WORKSPACE(context, float, transformed, static_cast<size_t>(rows) * 2 * width * sizeof(float), name);
+        auto kernel = c.head_dim == 64 ? transform_few_kernel<64> : transform_few_kernel<128>;
+        VI_CUDA(context, name, launch_early(context, kernel, dim3(ceil_div(rows, rows_together), 2 * c.kv_heads), threads, 0, transformed, c, keys, values,
+                                            positions, rope.frequencies, rows, stride));
+        keys = transformed, values = transformed + width, kv_stride = 2 * width;
+    }
     const dim3 blocks(rows * parts, 2 * c.kv_heads + ceil_div(rope.heads, threads / 32));
     auto kernel = c.head_dim == 64 ? quantize_kernel<64> : quantize_kernel<128>;
-    return launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, parts);
+    VI_CUDA(context, name, launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, kv_stride, parts, ready));
+    return VI_OK;
 }
 
 } // namespace
@@ -246,8 +315,7 @@ VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float*
     // The kernel for many rows keeps one codebook a head in shared memory.
     if (rows >= quantize_many_rows && c.keys.codebook_parts <= 1 && c.values.codebook_parts <= 1)
         return quantize_many(context, c, keys, values, slots, positions, rows, stride);
-    VI_CUDA(context, "vi_quantize", quantize_few(context, c, keys, values, slots, positions, {}, rows, stride));
-    return VI_OK;
+    return quantize_few(context, "vi_quantize", c, keys, values, slots, positions, {}, rows, stride);
 } VI_CATCH(context, "vi_quantize")
 
 VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* queries, float* keys, const float* values, const int32_t* slots,
@@ -267,8 +335,7 @@ VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* 
         }
         return vi_quantize(context, layer, keys, values, slots, positions, rows, stride);
     }
-    VI_CUDA(context, name, quantize_few(context, c, keys, values, slots, positions, {queries, frequencies, heads}, rows, stride));
-    return VI_OK;
+    return quantize_few(context, name, c, keys, values, slots, positions, {queries, frequencies, heads}, rows, stride);
 } VI_CATCH(context, "vi_rope_quantize")
 
 VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_kv_layer* layer, int32_t slot, int32_t first,

@@ -27,22 +27,34 @@ __global__ void round_codebook_kernel(float* codebooks, uint8_t* table, float* t
     if (threadIdx.x == 0) table_scales[blockIdx.x] = unit;
 }
 
-// One warp a vector.
+constexpr int ahead = 4; // vectors of a warp, for which it reads a matrix once
+
+// One warp `ahead` rows of a head.
 template <int D, int direction>
-__global__ void transform_kernel(float* out, const float* x, const Transform transform, int64_t count, int heads, int group, int64_t stride) {
-    const int64_t i = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-    if (i >= count) return;
+__global__ void transform_kernel(float* out, const float* x, const Transform transform, int rows, int heads, int group, int64_t out_stride, int64_t stride) {
+    const int first = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ahead, head = blockIdx.y;
+    if (first >= rows) return;
     constexpr int N = D / 32;
-    const int lane = threadIdx.x % 32, head = static_cast<int>(i % heads);
-    const int64_t at = i / heads * stride + static_cast<int64_t>(head) * D + lane * N;
-    float v[N];
-    for (int k = 0; k < N; ++k) v[k] = x[at + k];
-    transform_vector<D, direction>(v, transform, head / group);
-    for (int k = 0; k < N; ++k) out[at + k] = v[k];
+    const int at = head * D + threadIdx.x % 32 * N;
+    float v[ahead][N];
+#pragma unroll
+    for (int j = 0; j < ahead; ++j)
+        for (int k = 0; k < N; ++k) v[j][k] = x[min(first + j, rows - 1) * stride + at + k];
+    transform_vectors<D, direction>(v, transform, head / group);
+#pragma unroll
+    for (int j = 0; j < ahead; ++j)
+        if (first + j < rows)
+            for (int k = 0; k < N; ++k) out[(first + j) * out_stride + at + k] = v[j][k];
 }
 template <int D> constexpr decltype(&transform_kernel<D, 0>) transform_kernels[] = {transform_kernel<D, 0>, transform_kernel<D, 1>, transform_kernel<D, 2>};
 
 } // namespace
+
+void launch_transform(cudaStream_t stream, float* out, const float* x, const Transform& transform, int direction, int rows, int heads, int kv_heads, int head_dim,
+                      int64_t out_stride, int64_t stride) {
+    const auto kernel = (head_dim == 64 ? transform_kernels<64> : transform_kernels<128>)[direction];
+    kernel<<<dim3(ceil_div(rows, 8 * ahead), heads), 256, 0, stream>>>(out, x, transform, rows, heads, heads / kv_heads, out_stride, stride);
+}
 
 Quantizer::~Quantizer() {
     if (memory) context->release(memory, "vi_quantizer_destroy");
@@ -165,10 +177,8 @@ VI_API int32_t vi_transform(vi_context* context, float* out, const float* x, con
     VI_REQUIRE(context, static_cast<int64_t>(heads) * q.head_dim <= stride, "%s: stride is %d, less than heads * head_dim", name, stride);
     if (rows == 0) return VI_OK;
     VI_REQUIRE(context, out && x, "%s: out or x is NULL", name);
-    const int64_t count = static_cast<int64_t>(rows) * heads;
-    const unsigned blocks = static_cast<unsigned>(ceil_div<int64_t>(count, 8));
-    const auto kernel = (q.head_dim == 64 ? transform_kernels<64> : transform_kernels<128>)[direction];
-    kernel<<<blocks, 256, 0, context->stream>>>(out, x, q.transform(), count, heads, heads / q.kv_heads, stride);
+    VI_REQUIRE(context, heads <= 65535, "%s: heads is %d, more than 65535", name, heads);
+    launch_transform(context->stream, out, x, q.transform(), direction, rows, heads, q.kv_heads, q.head_dim, stride, stride);
     VI_LAUNCHED(context, "vi_transform");
     return VI_OK;
 } VI_CATCH(context, "vi_transform")

@@ -34,6 +34,10 @@ struct Quantizer {
     ~Quantizer();
 };
 
+// vi_transform after its checks, with a stride for out of its own. heads at most 65535; the caller checks the launch.
+void launch_transform(cudaStream_t stream, float* out, const float* x, const Transform& transform, int direction, int rows, int heads, int kv_heads, int head_dim,
+                      int64_t out_stride, int64_t stride);
+
 struct vi_quantizer {
     std::shared_ptr<Quantizer> quantizer; // layers share it
 };

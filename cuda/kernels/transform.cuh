@@ -4,6 +4,11 @@
 #include "quantizer.h"
 #include <type_traits>
 
+// Asks L2 for memory that no kernel writes, such as matrices: so a step's loads of it need not begin when the kernel ahead has ended.
+__device__ inline void prefetch(const float* from, int64_t count, int64_t thread, int64_t threads) {
+    for (int64_t i = thread * 32; i < count; i += threads * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + i));
+}
+
 // sum += x M of row vectors, M [D, D], of the channels that `lanes` lanes from `first` on hold: rows of M are added up, each loaded once for all `count` vectors.
 template <int D, int lanes, int count>
 __device__ inline void add_rows(float (&sum)[count][D / 32], const float (&x)[count][D / 32], const float* matrix, int first) {
@@ -53,25 +58,45 @@ template <int D, int direction> __device__ inline void transform_vector(float (&
     transform_vectors<D, direction>(reinterpret_cast<float(&)[1][D / 32]>(x), transform, head);
 }
 
-// The same of one vector that all `warps` warps of a block hold: each reads its share of the matrix, so that a decode step waits for one round of loads. Warp 0
-// has the result; all have passed a barrier where there are matrices.
-template <int D, int direction, int warps>
-__device__ inline void transform_by_block(float (&x)[D / 32], float (&partial)[warps][D], const Transform& transform, int head) {
+// out = x M of `count` vectors that all `warps` warps of a block hold, vector v in warp v: each warp adds up its share of the matrix's rows for all of them, so
+// that the matrix is read once, in one round of loads. Passes one barrier; partial may be read until the next.
+template <int D, int warps, int count>
+__device__ inline void multiply_by_block(float (&out)[D / 32], const float (&x)[count][D / 32], float (&partial)[warps][count][D], const float* matrix) {
     constexpr int N = D / 32;
+    static_assert(count <= warps);
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (!transform.matrices) {
-        if (warp == 0) transform_vector<D, direction>(x, transform, head);
-        return;
-    }
-    float sum[1][N] = {};
-    add_rows<D, 32 / warps>(sum, reinterpret_cast<const float(&)[1][N]>(x), transform.matrix(direction, head, D), warp * (32 / warps));
+    float sum[count][N] = {};
+    add_rows<D, 32 / warps>(sum, x, matrix, warp * (32 / warps));
 #pragma unroll
-    for (int i = 0; i < N; ++i) partial[warp][lane * N + i] = sum[0][i];
+    for (int v = 0; v < count; ++v)
+#pragma unroll
+        for (int i = 0; i < N; ++i) partial[warp][v][lane * N + i] = sum[v][i];
     __syncthreads();
-    if (warp != 0) return;
+    if (warp >= count) return;
 #pragma unroll
     for (int i = 0; i < N; ++i) {
-        x[i] = 0;
-        for (int w = 0; w < warps; ++w) x[i] += partial[w][lane * N + i];
+        out[i] = 0;
+        for (int w = 0; w < warps; ++w) out[i] += partial[w][warp][lane * N + i];
+    }
+}
+
+// Of `count` vectors x [count, D] in shared memory, vector v of which only warp v wrote: vector v, transformed, to warp v. For a decode step, which would otherwise
+// wait for a warp to read a whole matrix. Where there are matrices it passes two barriers, of all warps.
+template <int D, int direction, int warps, int count>
+__device__ inline void transform_by_block(float (&out)[D / 32], float (&x)[count][D], float (&partial)[warps][count][D], const Transform& transform, int head) {
+    constexpr int N = D / 32;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (transform.matrices) {
+        __syncthreads();
+        float all[count][N];
+#pragma unroll
+        for (int v = 0; v < count; ++v)
+#pragma unroll
+            for (int i = 0; i < N; ++i) all[v][i] = x[v][lane * N + i];
+        multiply_by_block(out, all, partial, transform.matrix(direction, head, D));
+    } else if (warp < count) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) out[i] = x[warp][lane * N + i];
+        transform_vector<D, direction>(out, transform, head);
     }
 }
