@@ -46,7 +46,8 @@ TEST(random_normal) {
         t.call(&Functions::vi_random_normal, half, VI_BF16, seed, 0.0f, 2.0f, count);
         const std::vector<vi_bf16> wanted = half.read(t.cpu), found = half.read(t.cuda);
         for (int64_t i = 0; i < count; ++i)
-            CHECK(std::fabs(f32(wanted[i]) - f32(found[i])) <= 0.008 * std::fabs(f32(wanted[i])), "bf16[%lld] is %g, on the CPU %g",
+            // Where the cosine is zero but for rounding, each library has a rounding of its own.
+            CHECK(std::fabs(f32(wanted[i]) - f32(found[i])) <= 0.008 * std::fabs(f32(wanted[i])) + 1e-6, "bf16[%lld] is %g, on the CPU %g",
                 static_cast<long long>(i), f32(found[i]), f32(wanted[i]));
     }
 }

@@ -98,6 +98,18 @@ TEST(linear_norm_and_outputs) {
                 }
 }
 
+// Weight i of a GGUF block, as vi_pack describes it.
+static double block_weight(int32_t format, const uint8_t* block, int i) {
+    const auto half = [&](int at) { // normal numbers alone
+        const int bits = block[at] | block[at + 1] << 8;
+        return (bits >> 15 ? -1.0 : 1.0) * std::ldexp(1024 + (bits & 1023), (bits >> 10 & 31) - 25);
+    };
+    const double d = half(0);
+    if (format == VI_Q8_0) return d * static_cast<int8_t>(block[2 + i]);
+    const int q = block[(format == VI_Q4_1 ? 4 : 2) + i % 16] >> i / 16 * 4 & 15;
+    return format == VI_Q4_0 ? d * (q - 8) : d * q + half(2);
+}
+
 // Packed weights. The CPU library rounds x to 8 bits, so that inputs are whole numbers up to 127 that hold one, which both take as they are.
 TEST(linear_packed) {
     const struct { int32_t format, bytes; } formats[] = {{VI_Q8_0, 34}, {VI_Q4_0, 18}, {VI_Q4_1, 20}};
@@ -125,11 +137,25 @@ TEST(linear_packed) {
                     t.close(output == VI_OUTPUT_SUM ? "sums" : "values", out, rows > 8 ? 4e-3 : 2e-6); // many rows: weights in bf16
                 }
                 if (outs % 2 || rows > 8) continue;
-                // Normed rows meet the CPU library's rounding.
+                // Normed rows meet the CPU library's rounding, so gates are compared with float64.
                 Array<vi_bf16> norm(t, t.normal_bf16(ins, 0.1f, 1));
                 Array<float> gated(t, rows * outs / 2);
                 t.call(&Functions::vi_linear, gated, x, weight, bias, norm, 1e-5f, format, VI_OUTPUT_SILU, rows, shape.out_features, shape.in_features);
-                t.close("gates", gated, 2e-2);
+                const std::vector<vi_bf16> scales = norm.read(t.cpu), offsets = bias.read(t.cpu);
+                std::vector<float> gates(rows * outs / 2);
+                for (int32_t r = 0; r < rows; ++r) {
+                    std::vector<double> y(outs);
+                    double squares = 0;
+                    for (size_t i = 0; i < ins; ++i) squares += double(values[r * ins + i]) * values[r * ins + i];
+                    for (size_t o = 0; o < outs; ++o) {
+                        y[o] = f32(offsets[o]);
+                        for (size_t i = 0; i < ins; ++i)
+                            y[o] += values[r * ins + i] / std::sqrt(squares / ins + 1e-5) * f32(scales[i]) *
+                                block_weight(format, &raw[(o * ins / 32 + i / 32) * bytes], int(i % 32));
+                    }
+                    for (size_t o = 0; o < outs / 2; ++o) gates[r * outs / 2 + o] = float(y[o] / (1 + std::exp(-y[o])) * y[outs / 2 + o]);
+                }
+                close("gates", gated.read(t.cuda), gates, 2e-5);
                 // The last row alone has the same bits.
                 Array<float> alone_x(t, std::vector<float>(values.end() - ins, values.end())), alone(t, outs);
                 t.call_one(t.cuda, &Functions::vi_linear, alone, alone_x, weight, bias, no_bf16, 0.0f, format, VI_OUTPUT_VALUES, 1, shape.out_features,

@@ -48,19 +48,17 @@ for (const { prompt, ids } of golden.greedy as { prompt: string; ids: number[] }
   });
 }
 
+// All windows of the table: over one, a change of the norms' epsilon by 1 % moves vq4's KL by 1 %.
 test("cuda: every preset costs what it costs on the CPU, within 1 %", { skip }, async () => {
   const presets = Object.keys(PRESETS).slice(1);
-  const [cpu, cuda] = [await qualities("cpu", 1, presets), await qualities("cuda", 1, presets)];
-  cpu.forEach((expected, i) => {
+  const [cpu, cuda] = [await qualities("cpu", 16, presets), await qualities("cuda", 16, presets)];
+  const off = cpu.flatMap((expected, i) => {
     const found = cuda[i], name = ["bf16", ...presets][i];
-    const close = (a: number, b: number) => Math.abs(a - b) <= 0.01 * b;
-    assert(
-      close(found.perplexity, expected.perplexity),
-      `${name}: perplexity ${found.perplexity}, on the CPU ${expected.perplexity}`,
-    );
-    assert(i === 0 || close(found.kl, expected.kl), `${name}: KL ${found.kl}, on the CPU ${expected.kl}`);
-    assert(close(found.top1, expected.top1), `${name}: top-1 ${found.top1}, on the CPU ${expected.top1}`);
+    return (["perplexity", "kl", "top1"] as const).filter((figure) =>
+      (i > 0 || figure !== "kl") && !(Math.abs(found[figure] - expected[figure]) <= 0.01 * expected[figure])
+    ).map((figure) => `${name}: ${figure} ${found[figure]}, on the CPU ${expected[figure]}`);
   });
+  assertEquals(off, []);
 });
 
 test("cuda: text over a coded cache is what the CPU writes", { skip }, async () => {

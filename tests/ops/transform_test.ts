@@ -7,6 +7,7 @@ import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { cpu, testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";
+import { bf16 } from "../support/reference.ts";
 
 /** Matrices of KV heads that turn and stretch, [kvHeads, n, n]. */
 function transforms(random: Random, kvHeads: number, n: number): Float32Array {
@@ -140,8 +141,11 @@ testOnDevices(`codes of a fitted transform are the nearest of x A, and attention
       for (let h = 0; h < heads; h++) {
         const head = Math.floor(h / group),
           rowOf = (side: number, t: number) => {
-            const from = (t < sinks || t >= rows - window ? given : back)[side], at = (t * kvHeads + head) * headDim;
-            return from.subarray(at, at + headDim);
+            const at = (t * kvHeads + head) * headDim, { all } = sides[side];
+            if (t >= sinks && t < rows - window) return back[side].subarray(at, at + headDim);
+            // Exact tokens are kept as bf16 of x A, and a random A may make much of that rounding on the way back.
+            const there = times(given[side].subarray(at, at + headDim), all, head * size).map(bf16);
+            return times(there, all, (2 * kvHeads + head) * size);
           };
         const scores = Array.from({ length: rows }, (_, t) => {
           let sum = 0;
@@ -153,9 +157,9 @@ testOnDevices(`codes of a fitted transform are the nearest of x A, and attention
         p.forEach((w, t) => rowOf(1, t).forEach((x, i) => expected[i] += w / total * x));
         let error = 0, norm = 0;
         expected.forEach((x, i) => (error += (x - found[h * headDim + i]) ** 2, norm += x * x));
-        // Exact tokens are kept as bf16 of x A; tables of attention hold keys and probabilities to some 2^-12.
+        // Tables of attention hold keys and probabilities to some 2^-12.
         const relative = Math.sqrt(error / norm);
-        assert(relative < 1e-2, `d${subDim}b${bits} ${headDim} head ${h}: relative error ${relative}`);
+        assert(relative < 5e-3, `d${subDim}b${bits} ${headDim} head ${h}: relative error ${relative}`);
       }
     }
   }
