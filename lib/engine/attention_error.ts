@@ -22,7 +22,7 @@ export async function attentionErrors(
   windows: readonly Int32Array[],
   options: EvaluateOptions = {},
 ): Promise<number[][]> {
-  const { device, sizes } = model, { heads, layers } = model.config, rows = stepRows([reference, ...caches]);
+  const { device, sizes } = model, { heads, layers } = model.config, rows = stepRows(device, [reference, ...caches]);
   using step = new LlamaStep(model, rows);
   using out = Tensor.empty(device, "f32", [rows, sizes.q]);
   using slots = Tensor.zeros(device, "i32", [rows]);
