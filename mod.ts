@@ -4,7 +4,7 @@
  * ```ts
  * import { LanguageModel } from "@vecinfer/vecinfer";
  *
- * using model = await LanguageModel.load("assets/tiny-llama", { kv: "vq2" });
+ * using model = await LanguageModel.load("assets/tiny-llama", { kv: "vq2+" });
  * console.log(model.config);
  * for await (const piece of model.generate("The kernel", { maxTokens: 64, stop: ["\n\n"] })) {
  *   console.log(piece.text);
@@ -24,8 +24,8 @@ export {
   loadCalibration,
   type LoadOptions,
   type Piece,
-  syntheticCalibration,
 } from "./lib/engine/language_model.ts";
+export { syntheticCalibration } from "./lib/engine/synthetic.ts";
 export { Decoder, type SamplingOptions, type Token } from "./lib/engine/generation.ts";
 export { evaluate, type EvaluateOptions, type Quality } from "./lib/engine/evaluation.ts";
 export { attentionErrors } from "./lib/engine/attention_error.ts";
@@ -90,6 +90,7 @@ export {
   type CacheBytes,
   cacheBytes,
   type CacheShape,
+  DEFAULT_KV,
   effectiveBits,
   type Format,
   FORMATS,

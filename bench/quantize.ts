@@ -1,5 +1,5 @@
 /**
- * Encoding: smooth, Hadamard, nearest codeword and the write into pages, for a decode step and for a prompt.
+ * Encoding: the transform, nearest codeword and the write into pages, for a decode step and for a prompt.
  *
  * @module
  */
@@ -8,16 +8,25 @@ import { kvConfig, PRESETS, randomNormal, Tensor } from "../mod.ts";
 import { benchmark } from "./frame.ts";
 import { FilledLayer, SHAPES } from "./shapes.ts";
 
-await benchmark("quantize", "encoding of keys and values into the cache", {}, async ({ device, time }) => {
+await benchmark("quantize", "encoding of keys and values into the cache", {
+  rows: { type: "string", default: "1,1024", help: "tokens encoded at a time, with commas" },
+  caches: {
+    type: "string",
+    default: Object.keys(PRESETS).join(","),
+    help: 'presets or formats, with commas; "d4b10 + fitted" with matrices and a codebook a head, as those with a plus',
+  },
+}, async ({ device, time }, options) => {
   for (const shape of SHAPES) {
-    for (const rows of [1, 1024]) {
-      for (const name of Object.keys(PRESETS)) {
-        using filled = new FilledLayer(device, shape, kvConfig(name), 1024, 1);
+    for (const rows of String(options.rows).split(",").map(Number)) {
+      const tokens = Math.max(1024, rows);
+      for (const name of String(options.caches).split(",")) {
+        const [preset] = name.split(" "), fitted = PRESETS[preset]?.plus ?? name.includes("fitted");
+        using filled = new FilledLayer(device, shape, kvConfig(preset), tokens, 1, { perHead: fitted, fitted });
         const width = shape.kvHeads * shape.headDim;
         using keys = Tensor.empty(device, "f32", [rows, width]);
         using values = Tensor.empty(device, "f32", [rows, width]);
         using slots = Tensor.zeros(device, "i32", [rows]);
-        using positions = Tensor.from(device, Int32Array.from({ length: rows }, (_, i) => 1024 - rows + i));
+        using positions = Tensor.from(device, Int32Array.from({ length: rows }, (_, i) => tokens - rows + i));
         randomNormal(keys, { seed: 1 });
         randomNormal(values, { seed: 2 });
         await time(

@@ -41,61 +41,62 @@ const d4b8 = { keys: "d4b8", values: "d4b8" }, split = { keys: "d4b10", values: 
 const d8b12 = { keys: "d8b12", values: "d8b12" }, d8b8 = { keys: "d8b8", values: "d8b8" };
 const d4b6 = { keys: "d4b6", values: "d4b6" }, uneven = { keys: "d4b10", values: "d4b6" };
 
-/** Formats that a layer may have: those of up to 10 bits. */
-const fast = ["d8b8", "d4b6", "d4b8", "d4b10", "d2b8"];
+/** From the paper's recipe to `vecinfer+`, each at the paper's format of three rates: single changes first, then together. */
+const STEPS: readonly Pick<AblationRow, "name" | "recipe" | "sinks">[] = [
+  { name: "vecinfer", recipe: {} },
+  { name: "vecinfer, no sinks", recipe: {}, sinks: 0 },
+  { name: "vecinfer, keys Hadamard alone", recipe: { smooth: false } },
+  { name: "vecinfer, values Hadamard", recipe: { valueHadamard: true } },
+  { name: "vecinfer, scales", recipe: { tokenScale: true } },
+  { name: "vecinfer, codebook a head", recipe: { perHead: true } },
+  { name: "vecinfer, importance weights", recipe: { importance: true } },
+  { name: "vecinfer, fitted keys", recipe: { fitted: "keys" } },
+  { name: "vecinfer, fitted values", recipe: { fitted: "values" } },
+  { name: "scales, codebook a head, importance", recipe: scaled },
+  { name: "fitted", recipe: { fitted: true } },
+  { name: "fitted, codebook a head", recipe: { fitted: true, perHead: true } },
+  { name: "fitted, codebook a head, importance", recipe: plus },
+  { name: "the same, scales", recipe: { ...plus, tokenScale: true } },
+];
+
+/** Formats that a layer may have, as in `lib/engine/calibrate.ts`. */
+const fast = ["d8b8", "d4b8", "d4b10", "d2b8"];
 
 /** Layers under a mean rate. */
-const layered = (bits: number, recipe: Recipe) => ({ ...d4b8, recipe, budget: { bits, choices: fast } });
+const layered = (bits: number, recipe: Recipe, choices = fast) => ({ ...d4b8, recipe, budget: { bits, choices } });
 
 /** All rows. */
 export const ABLATION: readonly AblationRow[] = [
-  // The paper's recipe at each rate, and its maths setting.
+  ...([["2", d4b8], ["1.5", d8b12], ["1", d8b8]] as const).flatMap(([bits, formats]) =>
+    STEPS.map((step) => ({ ...step, ...formats, name: `${bits} ${step.name}` }))
+  ),
+  // More of the paper's recipe, and its maths setting.
   { name: "4 vecinfer", keys: "d2b8", values: "d2b8", recipe: {} },
   { name: "3 vecinfer", keys: "d4b12", values: "d4b12", recipe: {} },
-  { name: "2 vecinfer", ...d4b8, recipe: {} },
   { name: "2 vecinfer, maths split", ...split, recipe: {} },
-  { name: "1.5 vecinfer", ...d8b12, recipe: {} },
   { name: "1.25 vecinfer", keys: "d8b12", values: "d8b8", recipe: {} },
-  { name: "1 vecinfer", ...d8b8, recipe: {} },
-  // Single changes to the paper's recipe at 2 bits.
-  { name: "2 vecinfer, no sinks", ...d4b8, recipe: {}, sinks: 0 },
   { name: "2 vecinfer, 16 sinks", ...d4b8, recipe: {}, sinks: 16 },
   { name: "2 vecinfer, sinks in the calibration", ...d4b8, recipe: { skip: 0 } },
   { name: "2 vecinfer, keys raw", ...d4b8, recipe: { smooth: false, keyHadamard: false } },
-  { name: "2 vecinfer, keys Hadamard alone", ...d4b8, recipe: { smooth: false } },
   { name: "2 vecinfer, keys smooth alone", ...d4b8, recipe: { keyHadamard: false } },
-  { name: "2 vecinfer, values Hadamard", ...d4b8, recipe: { valueHadamard: true } },
   { name: "2 vecinfer, scale of keys", ...d4b8, recipe: { tokenScale: "keys" } },
   { name: "2 vecinfer, scale of values", ...d4b8, recipe: { tokenScale: "values" } },
-  { name: "2 vecinfer, scales", ...d4b8, recipe: { tokenScale: true } },
-  { name: "2 vecinfer, codebook a head", ...d4b8, recipe: { perHead: true } },
-  { name: "2 vecinfer, importance weights", ...d4b8, recipe: { importance: true } },
-  { name: "2 vecinfer, fitted keys", ...d4b8, recipe: { fitted: "keys" } },
-  { name: "2 vecinfer, fitted values", ...d4b8, recipe: { fitted: "values" } },
   { name: "2 vecinfer, another seed", ...d4b8, recipe: { seed: 1 } },
-  // Together, at 2 bits.
-  { name: "2 scales, codebook a head, importance", ...d4b8, recipe: scaled },
-  { name: "2 the same, Hadamard alone", ...d4b8, recipe: { ...scaled, smooth: false } },
-  { name: "2 the same, split", ...split, recipe: scaled },
-  { name: "2 fitted", ...d4b8, recipe: { fitted: true } },
-  { name: "2 fitted, codebook a head", ...d4b8, recipe: { fitted: true, perHead: true } },
-  { name: "2 fitted, codebook a head, importance", ...d4b8, recipe: plus },
-  { name: "2 the same, another seed", ...d4b8, recipe: { ...plus, seed: 1 } },
-  { name: "2 the same, scales", ...d4b8, recipe: { ...plus, tokenScale: true } },
-  { name: "2 the same, d4b10 and d4b6", ...uneven, recipe: plus },
-  { name: "2 layers at 1.85, scales, values Hadamard", ...layered(1.85, { ...scaled, valueHadamard: true }) },
+  // Uneven formats, of keys and values and of layers.
+  { name: "2 scales, codebook a head, importance, Hadamard alone", ...d4b8, recipe: { ...scaled, smooth: false } },
+  { name: "2 scales, codebook a head, importance, split", ...split, recipe: scaled },
+  { name: "2 fitted, codebook a head, importance, another seed", ...d4b8, recipe: { ...plus, seed: 1 } },
+  { name: "2 fitted, codebook a head, importance, d4b10 and d4b6", ...uneven, recipe: plus },
+  { name: "1.5 fitted, codebook a head, importance, d4b6", ...d4b6, recipe: plus },
+  { name: "1 fitted keys, codebook a head, importance", ...d8b8, recipe: { ...plus, fitted: "keys" } },
+  { name: "4 fitted, codebook a head, importance", keys: "d2b8", values: "d2b8", recipe: plus },
+  { name: "2 layers at 1.95, without fitted", ...layered(1.85, { ...scaled, smooth: false }) },
   { name: "2 layers at 1.95, no importance", ...layered(1.95, { fitted: true, perHead: true }) },
   { name: "2 layers at 1.95", ...layered(1.95, plus) },
-  // 1.5 bits, 1 bit, and above.
-  { name: "1.5 scales, codebook a head, importance", ...d8b12, recipe: scaled },
-  { name: "1.5 fitted, codebook a head, importance", ...d4b6, recipe: plus },
+  { name: "2 layers at 1.95, d4b6 among the formats", ...layered(1.95, plus, [...fast, "d4b6"]) },
+  { name: "2 layers at 1.95, formats of 12 bits too", ...layered(1.95, plus, [...fast, "d4b6", "d4b12", "d8b12"]) },
   { name: "1.5 layers at 1.45", ...layered(1.45, plus) },
-  { name: "1 scales, codebook a head, importance", ...d8b8, recipe: scaled },
-  { name: "1 fitted, codebook a head", ...d8b8, recipe: { fitted: true, perHead: true } },
-  { name: "1 fitted, codebook a head, importance", ...d8b8, recipe: plus },
-  { name: "1 fitted keys, codebook a head, importance", ...d8b8, recipe: { ...plus, fitted: "keys" } },
   { name: "3 layers at 2.9", ...layered(2.9, plus) },
-  { name: "4 fitted, codebook a head, importance", keys: "d2b8", values: "d2b8", recipe: plus },
   // Data-free, at every rate.
   { name: "4 data-free", keys: "d2b8", values: "d2b8", dataFree: true },
   { name: "3 data-free", keys: "d4b12", values: "d4b12", dataFree: true },
@@ -104,6 +105,7 @@ export const ABLATION: readonly AblationRow[] = [
   { name: "2 data-free, d4b10 and d4b6", ...uneven, dataFree: true },
   { name: "1.5 data-free", ...d8b12, dataFree: true },
   { name: "1.5 data-free, d4b8 and d8b8", keys: "d4b8", values: "d8b8", dataFree: true },
+  { name: "1.25 data-free", keys: "d8b12", values: "d8b8", dataFree: true },
   { name: "1 data-free", ...d8b8, dataFree: true },
   // Calibrated on another kind of text.
   ...["prose", "code"].flatMap((calibration) => [

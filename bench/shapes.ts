@@ -37,6 +37,17 @@ export const SHAPES: readonly Shape[] = [
 /** Positions kept exactly, as by default. */
 const SINKS = 4, WINDOW = 128, RECENT = 192;
 
+/** The orthonormal Hadamard matrix for all KV heads and the three directions of a quantizer's matrices; it is its own inverse. */
+function denseHadamard(kvHeads: number, n: number): Float32Array {
+  const out = new Float32Array(3 * kvHeads * n * n);
+  for (let i = 0; i < out.length; i++) {
+    let both = Math.floor(i / n) % n & i % n, odd = 0;
+    for (; both > 0; both &= both - 1) odd ^= 1;
+    out[i] = (odd ? -1 : 1) / Math.sqrt(n);
+  }
+  return out;
+}
+
 /** A layer whose `slots` sequences all hold `tokens` random tokens, each in pages of its own. */
 export class FilledLayer implements Disposable {
   /** The layer. */
@@ -45,14 +56,17 @@ export class FilledLayer implements Disposable {
   readonly bytes: number;
   readonly #owned = new DisposableStack();
 
-  /** Encodes `tokens` tokens once and copies their pages to the other slots. */
+  /**
+   * Encodes `tokens` tokens once and copies their pages to the other slots. `fitted`: matrices in place of the Hadamard transform, the
+   * Hadamard matrix itself as a dense one.
+   */
   constructor(
     device: Device,
     shape: Shape,
     formats: { keys: Format; values: Format },
     tokens: number,
     slots: number,
-    options: { tokenScale?: boolean; perHead?: boolean } = {},
+    options: { tokenScale?: boolean; perHead?: boolean; fitted?: boolean } = {},
   ) {
     const { kvHeads, headDim } = shape, pages = Math.ceil(tokens / 64), exact = formats.keys.bits === 16;
     const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
@@ -62,7 +76,10 @@ export class FilledLayer implements Disposable {
       const all = codebook && new Float32Array(codebookHeads * codebook.length);
       for (let head = 0; all && head < codebookHeads; head++) all.set(codebook!, head * codebook!.length);
       using codebooks = all && Tensor.from(device, all, [codebookHeads, 2 ** bits, subDim]);
-      const { tokenScale = false } = options;
+      const { tokenScale = false, fitted = false } = options, matrices = fitted && bits < 16;
+      using dense = matrices
+        ? Tensor.from(device, denseHadamard(kvHeads, headDim), [3, kvHeads, headDim, headDim])
+        : null;
       return keep(
         new Quantizer(device, {
           kvHeads,
@@ -71,7 +88,8 @@ export class FilledLayer implements Disposable {
           bits,
           codebooks,
           codebookHeads: bits === 16 ? 1 : codebookHeads,
-          hadamard: bits < 16,
+          matrices: dense,
+          hadamard: bits < 16 && !matrices,
           tokenScale: bits < 16 && tokenScale,
         }),
       );

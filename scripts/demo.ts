@@ -7,6 +7,7 @@
 import process from "node:process";
 import { setImmediate } from "node:timers";
 import {
+  DEFAULT_KV,
   Device,
   effectiveBits,
   EMBEDDED_MODEL,
@@ -79,7 +80,7 @@ await command({
 }, async ({ options, signal, progress }) => {
   const maxTokens = whole("max-tokens", options["max-tokens"]), count = whole("windows", options.windows);
   const continuations: { kv: string; text: string }[] = [];
-  for (const kv of ["bf16", "vq2"]) {
+  for (const kv of ["bf16", DEFAULT_KV]) {
     using model = await LanguageModel.load(EMBEDDED_MODEL, { ...deviceOptions(options), kv, signal });
     if (!options.json) {
       if (kv === "bf16") console.log(`${configText(model.config)}\n`);

@@ -7,6 +7,7 @@
 import process from "node:process";
 import {
   type ChatMessage,
+  DEFAULT_KV,
   kvConfig,
   LanguageModel,
   type LoadOptions,
@@ -27,7 +28,7 @@ await command({
     kv: {
       type: "string",
       short: "k",
-      default: "vq2",
+      default: DEFAULT_KV,
       help: "cache: bf16, vq4, vq3, vq2, vq1.5, vq1.25, vq1, with a plus, dXbY, or keys+values",
     },
     keys: { type: "string", help: "preset or format of the keys alone" },

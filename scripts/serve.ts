@@ -6,7 +6,7 @@
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
-import { kvConfig } from "../mod.ts";
+import { DEFAULT_KV, kvConfig } from "../mod.ts";
 import { type LogEntry, serve } from "../lib/server/mod.ts";
 import { command, UsageError } from "./command.ts";
 import { bytesText, CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
@@ -24,7 +24,12 @@ await command({
   usage: "scripts/serve.ts [options]",
   options: {
     ...MODEL_OPTIONS,
-    kv: { type: "string", short: "k", default: "vq2", help: "caches on offer, by commas; the first is the default" },
+    kv: {
+      type: "string",
+      short: "k",
+      default: DEFAULT_KV,
+      help: "caches on offer, by commas; the first is the default",
+    },
     ...CACHE_OPTIONS,
     host: { type: "string", default: "127.0.0.1", help: "address to listen at" },
     port: { type: "number", short: "p", default: 8000, help: "port, 0 = any" },

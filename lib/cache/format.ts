@@ -49,10 +49,13 @@ export const PRESETS: Readonly<Record<string, Preset>> = {
   "vq1.5": { keys: "d8b12", values: "d8b12" },
   "vq1.25": { keys: "d8b12", values: "d8b8" },
   "vq1": { keys: "d8b8", values: "d8b8" },
-  "vq2+": { keys: "d4b10", values: "d4b6", plus: true, layerBits: 1.95 },
+  "vq2+": { keys: "d4b8", values: "d4b8", plus: true, layerBits: 1.95 },
   "vq1.5+": { keys: "d4b8", values: "d8b8", plus: true, layerBits: 1.45 },
   "vq1+": { keys: "d8b8", values: "d8b8", plus: true },
 };
+
+/** The preset in use where none is asked for. */
+export const DEFAULT_KV: string = "vq2+";
 
 /**
  * What a user asks for: the name of a preset or format, or two of them for keys and values apart, `d4b10+d8b12` in one or by

@@ -70,9 +70,10 @@ export function recipeOf(name: string, layerBits?: number): Recipe {
 
 /**
  * Formats that layers choose from under {@linkcode Recipe.layerBits}: those of up to 10 bits, which attention reads fastest, and whose
- * codebooks are small enough for each KV head to have its own.
+ * codebooks are small enough for each KV head to have its own. Without d4b6: its codes of 6 bits take both libraries longer than those of
+ * 8 to read, so that time goes up with the bits that it saves.
  */
-const LAYER_FORMATS = ["d8b8", "d4b6", "d4b8", "d4b10", "d2b8"].map((name) => FORMATS[name]);
+export const LAYER_FORMATS: readonly Format[] = ["d8b8", "d4b8", "d4b10", "d2b8"].map((name) => FORMATS[name]);
 
 /** Windows that the sensitivity of layers is measured on, and their tokens at most. */
 const SENSITIVITY = { windows: 2, tokens: 1024 };

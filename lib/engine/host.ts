@@ -7,7 +7,7 @@
 import { Device } from "../device.ts";
 import { KvCache } from "../cache/cache.ts";
 import { describeCalibration, exactSide } from "../cache/calibration.ts";
-import { cacheBytes, effectiveBits, kvConfig } from "../cache/format.ts";
+import { cacheBytes, DEFAULT_KV, effectiveBits, kvConfig } from "../cache/format.ts";
 import { Llama } from "../models/llama.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
@@ -34,7 +34,7 @@ export interface EngineOptions
   extends Pick<LoadOptions, "device" | "threads" | "library" | "sinks" | "window" | "calibration" | "context"> {
   /** Model folder. Default: the embedded model. */
   model?: string;
-  /** Caches on offer, by preset or format; the first is the default. Default `["vq2"]`. */
+  /** Caches on offer, by preset or format; the first is the default. Default {@linkcode DEFAULT_KV} alone. */
   kv?: readonly string[];
   /** Sequences of a cache that are answered at once. Default 16. */
   sequences?: number;
@@ -127,7 +127,7 @@ class Host {
   }
 
   static async load(options: EngineOptions, port: Port): Promise<Host> {
-    const { kv = ["vq2"], sequences = 16, queue = 64, block = 128, chatFallback = "plain" } = options;
+    const { kv = [DEFAULT_KV], sequences = 16, queue = 64, block = 128, chatFallback = "plain" } = options;
     const prefixes = options.prefixes ?? 16;
     for (
       const [name, value, least] of [["sequences", sequences, 1], ["queue", queue, 0], [

@@ -7,16 +7,16 @@
 import { Device, type DeviceOptions } from "../device.ts";
 import { KvCache, type Sequence } from "../cache/cache.ts";
 import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
-import { cacheBytes, effectiveBits, type KvConfig, kvConfig, type KvSpec } from "../cache/format.ts";
+import { cacheBytes, DEFAULT_KV, effectiveBits, type KvConfig, kvConfig, type KvSpec } from "../cache/format.ts";
 import { Llama } from "../models/llama.ts";
-import { syntheticConfig, syntheticLlama, syntheticPrompt } from "../models/synthetic.ts";
+import { syntheticConfig, syntheticLlama } from "../models/synthetic.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
 import { isGguf } from "../weights/config.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { localPath } from "../weights/local.ts";
-import { calibrate } from "./calibrate.ts";
 import { Decoder, type SamplingOptions } from "./generation.ts";
+import { syntheticCalibration } from "./synthetic.ts";
 import { openTokenizer } from "./tokenizer.ts";
 
 /** The model that ships with the package. */
@@ -24,7 +24,7 @@ export const EMBEDDED_MODEL: URL = new URL("../../assets/tiny-llama", import.met
 
 /** Options of {@linkcode LanguageModel.load}. */
 export interface LoadOptions extends DeviceOptions {
-  /** How the cache keeps keys and values: a preset ("bf16", "vq4" ... "vq1"), or keys and values apart. Default "vq2". */
+  /** How the cache keeps keys and values: a preset ("bf16", "vq4" ... "vq1"), or keys and values apart. Default {@linkcode DEFAULT_KV}. */
   kv?: KvSpec;
   /** First positions kept exactly. Default 4. */
   sinks?: number;
@@ -127,7 +127,7 @@ export class LanguageModel implements Disposable {
    * VecInferError for the device, RangeError for settings.
    */
   static async load(folder: string | URL = EMBEDDED_MODEL, options: LoadOptions = {}): Promise<LanguageModel> {
-    const path = localPath(folder), config = kvConfig(options.kv ?? "vq2", options);
+    const path = localPath(folder), config = kvConfig(options.kv ?? DEFAULT_KV, options);
     const tokenizer = openTokenizer(path);
     const device = Device.open(options);
     let model: Llama | undefined, cache: KvCache | undefined;
@@ -152,10 +152,10 @@ export class LanguageModel implements Disposable {
   /**
    * Makes a model of a published shape ("llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b") with weights drawn from `seed`, for
    * speed and memory: it has no tokenizer, so give `generate` token ids. The default calibration is the data-free one;
-   * "synthetic" trains one on the model's own keys and values of a random prompt.
+   * "synthetic" is {@linkcode syntheticCalibration}.
    */
   static async synthetic(name: string, options: LoadOptions & { seed?: number } = {}): Promise<LanguageModel> {
-    const shape = syntheticConfig(name), config = kvConfig(options.kv ?? "vq2", options), { seed = 0 } = options;
+    const shape = syntheticConfig(name), config = kvConfig(options.kv ?? DEFAULT_KV, options), { seed = 0 } = options;
     const device = Device.open(options), owned = new DisposableStack();
     owned.use(device);
     try {
@@ -310,12 +310,4 @@ export function loadCalibration(folder: string, model: Llama, config: KvConfig, 
     path,
     folders: isGguf(folder) ? [calibrationFolder(folder)] : [folder, calibrationFolder(folder)],
   });
-}
-
-/** Trains `config` on keys and values that a synthetic model makes of 2048 random tokens; `origin` says so. */
-export async function syntheticCalibration(model: Llama, config: KvConfig, signal?: AbortSignal): Promise<Calibration> {
-  const prompt = syntheticPrompt(model.config, 2048);
-  const { keys, values } = await calibrate(model, config, [prompt], { samples: 65536, iterations: 8 }, { signal });
-  for (const side of [keys, values]) if (side.format.bits < 16) side.origin = "synthetic activations";
-  return { keys, values };
 }

@@ -4,7 +4,7 @@
  * ```ts
  * import { serve } from "@vecinfer/vecinfer/server";
  *
- * const server = await serve({ kv: ["vq2", "bf16"], port: 8000 });
+ * const server = await serve({ kv: ["vq2+", "bf16"], port: 8000 });
  * await server.ready;
  * console.log(server.url);
  * ```

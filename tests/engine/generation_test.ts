@@ -2,8 +2,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { test } from "node:test";
 import { EMBEDDED_MODEL, LanguageModel, type LoadOptions, type Piece } from "../../mod.ts";
 
-const load = (options: LoadOptions = {}) =>
-  LanguageModel.load(EMBEDDED_MODEL, { device: "cpu", kv: "vq2", ...options });
+const load = (options: LoadOptions = {}) => LanguageModel.load(EMBEDDED_MODEL, { device: "cpu", ...options });
 const ids = (piece: { tokens: { id: number }[] }) => piece.tokens.map(({ id }) => id);
 
 test("ten lines load a model and generate with a 2-bit cache", async () => {
@@ -11,8 +10,8 @@ test("ten lines load a model and generate with a 2-bit cache", async () => {
   let text = "";
   for await (const piece of model.generate("The kernel", { maxTokens: 32 })) text += piece.text;
   assert(text.length > 30, text);
-  assertEquals(model.config.kv, "vq2");
-  assert(model.config.calibration.endsWith("vq2.vecinfer.safetensors"), model.config.calibration);
+  assertEquals(model.config.kv, "vq2+");
+  assert(model.config.calibration.endsWith("vq2+.vecinfer.safetensors"), model.config.calibration);
   assertEquals(model.cache.freePages, model.cache.pageCount);
 });
 

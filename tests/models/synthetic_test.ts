@@ -7,6 +7,7 @@ import {
   KvCache,
   kvConfig,
   LanguageModel,
+  layerFormat,
   type LlamaConfig,
   readModelConfig,
   SYNTHETIC,
@@ -70,4 +71,25 @@ test("a synthetic model generates from token ids, says what it is, and has no to
     await assertRejects(() => model.complete("text"), Error, "has no tokenizer");
   }
   await assertRejects(() => LanguageModel.synthetic("llama-9", { device: "cpu" }), RangeError, "llama-9");
+});
+
+test("a drawn calibration of vecinfer+ keeps to its bits, with matrices and formats a layer, and generates", async () => {
+  const options = { device: "cpu", context: 256, calibration: "synthetic" } as const;
+  for (const [kv, most] of [["vq2+", 1.95], ["vq1.5+", 1.45], ["vq1+", 1]] as const) {
+    using model = await LanguageModel.synthetic("tiny-llama", { ...options, kv });
+    const { calibration, shape, config } = model.cache, { layers, kvHeads, headDim } = shape;
+    assertEquals(model.config.calibration, "synthetic, drawn");
+    let bits = 0;
+    for (const which of ["keys", "values"] as const) {
+      const side = calibration[which];
+      assert(side.fitted && side.layers.every(({ matrix }) => matrix?.length === kvHeads * headDim * headDim), which);
+      side.layers.forEach((_, layer) => {
+        const format = layerFormat(side, config[which], layer);
+        bits += format.bits / format.subDim / (2 * layers);
+      });
+    }
+    assert(bits <= most && bits > most - 0.3, `${kv}: ${bits} bits`);
+    const { tokens } = await model.complete([...syntheticPrompt(model.model.config, 200)], { maxTokens: 4 });
+    assertEquals(tokens.length, 4);
+  }
 });
