@@ -65,39 +65,24 @@ template <int d> __device__ __forceinline__ void load_word(float (&word)[d], con
     }
 }
 
-// The nearest to x of codewords first, first + step, ... of `count`, the first of which is number `base` of its codebook: by |x - c|^2, or where there is
-// halves[c] = |c|^2 / 2 by that less x . c, which takes half the operations.
-template <int d> __device__ __forceinline__ void search(float& least, int& code, const float* x, const float* codewords, const float* halves, int first, int count,
-                                                        int step, int base) {
+// The nearest to x of codewords first, first + step, ... of `count`, the first of which is number `base` of its codebook: by |x - c|^2, or, with halves[c] = |c|^2 / 2,
+// by that less x . c, which takes half the operations. In one call the codewords are all in shared or all in global memory, so that loads are of one kind.
+template <int d, bool Halved> __device__ __forceinline__ void search(float& least, int& code, const float* x, const float* codewords, const float* halves, int first,
+                                                                     int count, int step, int base) {
     float own[d];
 #pragma unroll
     for (int i = 0; i < d; ++i) own[i] = x[i];
-    const auto go = [&](auto measure) {
 #pragma unroll 8
-        for (int w = first; w < count; w += step) {
-            float word[d];
-            load_word<d>(word, codewords + w * d);
-            const float distance = measure(word, w);
-            if (distance < least) least = distance, code = base + w;
+    for (int w = first; w < count; w += step) {
+        float word[d], distance = Halved ? halves[w] : 0.0f;
+        load_word<d>(word, codewords + w * d);
+#pragma unroll
+        for (int i = 0; i < d; ++i) {
+            const float difference = own[i] - word[i];
+            distance = Halved ? fmaf(-own[i], word[i], distance) : fmaf(difference, difference, distance);
         }
-    };
-    if (halves)
-        go([&](const float (&word)[d], int w) {
-            float distance = halves[w];
-#pragma unroll
-            for (int i = 0; i < d; ++i) distance = fmaf(-own[i], word[i], distance);
-            return distance;
-        });
-    else
-        go([&](const float (&word)[d], int) {
-            float distance = 0;
-#pragma unroll
-            for (int i = 0; i < d; ++i) {
-                const float difference = own[i] - word[i];
-                distance = fmaf(difference, difference, distance);
-            }
-            return distance;
-        });
+        if (distance < least) least = distance, code = base + w;
+    }
 }
 
 // Rows that a block of transform_few_kernel reads a matrix for, and from which on it is worth a launch of its own.
@@ -207,7 +192,8 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     int code = 0;
     auto find = [&]<int size>() {
         const float* x = scaled + sub * size;
-        search<size>(least, code, x, held ? words : codebook + part * own * size, held ? halves : nullptr, threadIdx.x / n, own, splits, part * own);
+        if (held) search<size, true>(least, code, x, words, halves, threadIdx.x / n, own, splits, part * own);
+        else search<size, false>(least, code, x, codebook + part * own * size, nullptr, threadIdx.x / n, own, splits, part * own);
     };
     if (d == 2) find.template operator()<2>();
     else if (d == 4) find.template operator()<4>();
