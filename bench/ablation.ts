@@ -14,6 +14,7 @@ import {
   cacheBytes,
   type Calibration,
   dataFreeSide,
+  Decoder,
   Device,
   effectiveBits,
   evaluate,
@@ -29,6 +30,7 @@ import {
   type Quality,
   readText,
   type Recipe,
+  ReferenceCache,
   type Sensitivity,
   sensitivity,
   textWindows,
@@ -36,7 +38,9 @@ import {
 } from "../mod.ts";
 import { command, UsageError } from "../scripts/command.ts";
 import { deviceOptions, MODEL_OPTIONS, table, whole } from "../scripts/options.ts";
+import { coderMethod } from "./coders.ts";
 import { ABLATION, type AblationRow } from "./recipes.ts";
+import { fillCache } from "./shapes.ts";
 import { commit, runtime } from "./frame.ts";
 
 /** Tokens of context that effective bits are counted over. */
@@ -54,7 +58,37 @@ interface Result {
   bits: number;
   seconds: number;
   calibration: string;
+  /** Milliseconds a decode step with this cache, and with a bf16 cache in turn with it. */
+  decode?: { tokens: number; milliseconds: number; exact: number };
   texts: Record<string, Omit<Quality, "nll">>;
+}
+
+/** Steps that are timed: fewer than the ring's surplus. */
+const STEPS = 50;
+
+/** Milliseconds of a decode step after `tokens` random tokens, median, of a cache and of the bf16 cache in turn. */
+function timeDecode(
+  device: Device,
+  model: Llama,
+  caches: readonly [KvCache, KvCache],
+  tokens: number,
+): { milliseconds: number; exact: number } {
+  using owned = new DisposableStack();
+  const runs = caches.map((cache) => {
+    const decoder = owned.use(new Decoder(model, cache, 1)), [sequence] = fillCache(device, cache, 1, tokens);
+    owned.use(sequence);
+    decoder.resume(0, sequence, 1, {});
+    return { decoder, sequence, times: [] as number[] };
+  });
+  for (let step = 0; step < STEPS; step++) {
+    for (const { decoder, sequence, times } of runs) {
+      sequence.extend(1);
+      const time = device.time(() => decoder.advance());
+      if (step >= 4) times.push(time); // the first runs unrecorded, the second records
+    }
+  }
+  const [milliseconds, exact] = runs.map(({ times }) => times.sort((a, b) => a - b)[times.length >> 1]);
+  return { milliseconds, exact };
 }
 
 await command({
@@ -73,6 +107,7 @@ await command({
     "sensitivity-length": { type: "number", default: 1024, help: "tokens of each of these windows" },
     samples: { type: "number", default: 50000, help: "sub-vectors a codebook is trained on, at most" },
     iterations: { type: "number", default: 12, help: "k-means iterations" },
+    decode: { type: "number", default: 0, help: "time decode steps at this many tokens, below --length; 0 for none" },
     only: { type: "string", default: ".", help: "regular expression of names" },
     out: { type: "string", short: "o", help: "JSON file of results, extended where it exists" },
     json: { type: "boolean", help: "print one JSON object" },
@@ -196,15 +231,27 @@ await command({
   const pending = rows.filter((row) => !results.some((result) => result.name === row.name));
   for (let begin = 0; begin < pending.length; begin += AT_ONCE) {
     using batch = new DisposableStack();
-    const made: { result: Result; cache: KvCache }[] = [];
+    const made: { result: Result; cache: KvCache; method: boolean }[] = [];
     for (const row of pending.slice(begin, begin + AT_ONCE)) {
       const kind = row.calibration ?? calibrationTexts[0].kind, from = performance.now();
+      const config = kvConfig({ keys: row.keys, values: row.values, sinks: row.sinks, window: row.window });
+      if (row.coder) {
+        const { activations } = (await source(kind, row.recipe))!, bar = progress(row.name, 2 * shape.layers);
+        const recipe = { ...row.recipe, ...trained };
+        const method = await coderMethod(device, activations, row.coder, recipe, { signal, onProgress: bar.update })
+          .finally(() => bar.stop());
+        const cache = batch.use(new ReferenceCache(device, shape, method, config, { context: length }));
+        const seconds = Number(((performance.now() - from) / 1000).toFixed(2));
+        const bits = effectiveBits(shape, cache.methodBytes(COUNTED_CONTEXT), COUNTED_CONTEXT);
+        const { name, keys, values } = row;
+        made.push({ result: { name, keys, values, bits, seconds, calibration: kind, texts: {} }, cache, method: true });
+        continue;
+      }
       const calibration = await calibrationOf(row, kind);
       if (!calibration) {
         say(`${row.name}: left out, no calibration text "${kind}"`);
         continue;
       }
-      const config = kvConfig({ keys: row.keys, values: row.values, sinks: row.sinks, window: row.window });
       const tally = (formats: readonly Format[] = []) =>
         formats.reduce<Record<string, number>>((all, { name }) => ({ ...all, [name]: (all[name] ?? 0) + 1 }), {});
       const { keys, values } = calibration, seconds = (performance.now() - from) / 1000;
@@ -221,7 +268,14 @@ await command({
           texts: {},
         },
         cache: batch.use(new KvCache(device, shape, config, calibration, { context: length })),
+        method: false,
       });
+    }
+    if (options.decode > 0) {
+      const tokens = whole("decode", options.decode);
+      for (const { result, cache, method } of made) {
+        if (!method) result.decode = { tokens, ...timeDecode(device, model, [cache, reference], tokens) };
+      }
     }
     const bar = progress("evaluating", evaluated.length);
     for (const [index, { kind, windows }] of evaluated.entries()) {

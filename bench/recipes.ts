@@ -5,6 +5,7 @@
  */
 
 import type { Recipe } from "../mod.ts";
+import type { Coder } from "./coders.ts";
 
 /** One recipe at one rate. */
 export interface AblationRow {
@@ -16,6 +17,8 @@ export interface AblationRow {
   readonly values: string;
   /** How the codebooks are trained. */
   readonly recipe?: Recipe;
+  /** A coder in place of a codebook. */
+  readonly coder?: Coder;
   /** The Gaussian codebook in place of a trained one. */
   readonly dataFree?: boolean;
   /** First positions kept exactly, where not 4. */
@@ -97,6 +100,9 @@ export const ABLATION: readonly AblationRow[] = [
   { name: "2 layers at 1.95, formats of 12 bits too", ...layered(1.95, plus, [...fast, "d4b6", "d4b12", "d8b12"]) },
   { name: "1.5 layers at 1.45", ...layered(1.45, plus) },
   { name: "3 layers at 2.9", ...layered(2.9, plus) },
+  // Coders without kernels.
+  { name: "2 fitted, codebook a head, importance, two stages", ...d8b8, recipe: plus, coder: "residual" },
+  { name: "2 fitted, codebook a head, importance, trellis", ...d4b8, recipe: plus, coder: "trellis" },
   // Data-free, at every rate.
   { name: "4 data-free", keys: "d2b8", values: "d2b8", dataFree: true },
   { name: "3 data-free", keys: "d4b12", values: "d4b12", dataFree: true },

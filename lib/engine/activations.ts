@@ -63,6 +63,7 @@ export class Activations implements Disposable {
   /** What an error of the values is worth, the sum of W^T W over the query heads, W a head's part of the output projection: same shape. */
   readonly outputMetrics: readonly Float64Array[];
   readonly #stored: readonly Tensor[];
+  readonly #moments: Map<string, Float64Array> = new Map();
   readonly #importance: readonly ImportanceSums[];
 
   private constructor(
@@ -187,6 +188,19 @@ export class Activations implements Disposable {
       part.read(rows);
     }
     return rows;
+  }
+
+  /** Second moment E[x^T x] of one side's vectors of a layer over the tokens, [kvHeads, headDim, headDim]; computed once. */
+  moments(layer: number, which: "keys" | "values"): Float64Array {
+    const name = `${which} ${layer}`, known = this.#moments.get(name);
+    if (known) return known;
+    const { kvHeads, headDim } = this.shape, rows = this.rows(layer, which), count = rows.length / (kvHeads * headDim);
+    const sum = new Float64Array(kvHeads * headDim * headDim);
+    for (let at = 0; at < rows.length; at += headDim) {
+      addOuter(sum, at / headDim % kvHeads * headDim * headDim, rows, at, headDim, 1 / count);
+    }
+    this.#moments.set(name, sum);
+    return sum;
   }
 
   /**

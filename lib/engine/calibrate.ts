@@ -12,7 +12,6 @@ import { type CacheShape, type Format, FORMATS, type KvConfig, kvConfig, layerFo
 import type { Llama } from "../models/llama.ts";
 import { Activations } from "./activations.ts";
 import { fitTransform, mixedMetric } from "./fit.ts";
-import { addOuter } from "./importance.ts";
 import { allocate, sensitivity } from "./sensitivity.ts";
 
 /** What the codebooks are trained for, beyond the formats. The defaults are the paper's. */
@@ -173,17 +172,13 @@ function fittedMatrices(
   { subDim }: Format,
   layer: number,
 ): Float32Array {
-  const { kvHeads, headDim } = activations.shape, size = headDim * headDim, width = kvHeads * headDim;
-  const rows = activations.rows(layer, which), out = new Float32Array(kvHeads * size);
+  const { kvHeads, headDim } = activations.shape, size = headDim * headDim, out = new Float32Array(kvHeads * size);
   for (let head = 0; head < kvHeads; head++) {
-    const moment = new Float64Array(size), own = (all: Float64Array) => all.subarray(head * size, (head + 1) * size);
-    for (let at = head * headDim; at < rows.length; at += width) addOuter(moment, 0, rows, at, headDim);
-    const count = rows.length / width;
-    moment.forEach((x, i) => moment[i] = x / count);
+    const own = (all: Float64Array) => all.subarray(head * size, (head + 1) * size);
     const metric = which === "keys"
       ? mixedMetric(own(activations.queryMoments[layer]), own(activations.weightedMoments(layer)), headDim)
       : own(activations.outputMetrics[layer]);
-    out.set(fitTransform(metric, moment, headDim, subDim), head * size);
+    out.set(fitTransform(metric, own(activations.moments(layer, which)), headDim, subDim), head * size);
   }
   const kept = Float32Array.from(Float16Array.from(out));
   if (!kept.every(Number.isFinite)) {
