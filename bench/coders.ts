@@ -59,7 +59,8 @@ function lengths(words: Float64Array, d: number): Float64Array {
   });
 }
 
-function residualCoder(words: Float64Array): HeadCoder {
+/** Codewords of both stages, [2, 256, 8]. */
+export function residualCoder(words: Float64Array): HeadCoder {
   const d = 8, count = 256, target = new Float64Array(d), rest = new Float64Array(d);
   const scores = new Float64Array(count);
   let norms = lengths(words, d);
@@ -97,7 +98,8 @@ function residualCoder(words: Float64Array): HeadCoder {
   };
 }
 
-function trellisCoder(words: Float64Array): HeadCoder {
+/** Codewords [4096, 4]; number w leads from state w >> 8 to state w % 16, and a vector begins in state 0. */
+export function trellisCoder(words: Float64Array): HeadCoder {
   const d = 4;
   let norms = lengths(words, d), costs = new Float64Array(STATES), next = new Float64Array(STATES);
   const from = new Int32Array(64 * STATES); // [sub-vector, state]: the codeword that leads there
