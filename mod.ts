@@ -63,7 +63,7 @@ export {
 export { SYNTHETIC, syntheticConfig, syntheticLlama, syntheticPrompt } from "./lib/models/synthetic.ts";
 export { llamaBytes, type LlamaLayer, type LlamaWeights } from "./lib/models/llama_weights.ts";
 export { gaussianCodebook } from "./lib/cache/gaussian.ts";
-export { transformMatrices } from "./lib/cache/matrix.ts";
+export { hadamard, transformMatrices } from "./lib/cache/matrix.ts";
 export {
   type ExactTokens,
   type Method,

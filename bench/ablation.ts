@@ -51,8 +51,8 @@ const AT_ONCE = 6;
 
 interface Result {
   name: string;
-  keys: string;
-  values: string;
+  /** What the name stood for. */
+  row: AblationRow;
   /** Formats and how many layers have them, where layers differ. */
   layers?: { keys: Record<string, number>; values: Record<string, number> };
   bits: number;
@@ -63,7 +63,7 @@ interface Result {
   texts: Record<string, Omit<Quality, "nll">>;
 }
 
-/** Steps that are timed: fewer than the ring's surplus. */
+/** Steps that are timed. */
 const STEPS = 50;
 
 /** Milliseconds of a decode step after `tokens` random tokens, median, of a cache and of the bf16 cache in turn. */
@@ -107,7 +107,7 @@ await command({
     "sensitivity-length": { type: "number", default: 1024, help: "tokens of each of these windows" },
     samples: { type: "number", default: 50000, help: "sub-vectors a codebook is trained on, at most" },
     iterations: { type: "number", default: 12, help: "k-means iterations" },
-    decode: { type: "number", default: 0, help: "time decode steps at this many tokens, below --length; 0 for none" },
+    decode: { type: "number", default: 0, help: "time decode steps at this many tokens; 0 for none" },
     only: { type: "string", default: ".", help: "regular expression of names" },
     out: { type: "string", short: "o", help: "JSON file of results, extended where it exists" },
     json: { type: "boolean", help: "print one JSON object" },
@@ -122,6 +122,9 @@ await command({
   if (!options.calibrate) throw new UsageError("--calibrate kind=FILE is needed");
   const texts = named(positionals), calibrationTexts = named(options.calibrate.split(","));
   const count = whole("windows", options.windows), length = whole("length", options.length);
+  if (options.decode > 0 && options.decode + STEPS > length) {
+    throw new UsageError(`--decode ${options.decode}: ${STEPS} steps after it do not fit into --length ${length}`);
+  }
   const tokenizer = openTokenizer(options.model), rows = ABLATION.filter((row) => RegExp(options.only).test(row.name));
   const describe = (path: string) => {
     const text = readText(path);
@@ -171,6 +174,10 @@ await command({
     if (JSON.stringify(before.settings) !== JSON.stringify(settings)) {
       throw new UsageError(`--out ${options.out} holds results of other settings; name another file`);
     }
+    const other = (before.results as Result[]).find(({ name, row }) =>
+      rows.some((now) => now.name === name && JSON.stringify(now) !== JSON.stringify(row))
+    );
+    if (other) throw new UsageError(`--out ${options.out} holds another recipe as "${other.name}"; name another file`);
     results.push(...before.results);
     Object.assign(sensitivities, before.sensitivities);
   }
@@ -243,8 +250,8 @@ await command({
         const cache = batch.use(new ReferenceCache(device, shape, method, config, { context: length }));
         const seconds = Number(((performance.now() - from) / 1000).toFixed(2));
         const bits = effectiveBits(shape, cache.methodBytes(COUNTED_CONTEXT), COUNTED_CONTEXT);
-        const { name, keys, values } = row;
-        made.push({ result: { name, keys, values, bits, seconds, calibration: kind, texts: {} }, cache, method: true });
+        const result = { name: row.name, row, bits, seconds, calibration: kind, texts: {} };
+        made.push({ result, cache, method: true });
         continue;
       }
       const calibration = await calibrationOf(row, kind);
@@ -258,8 +265,7 @@ await command({
       made.push({
         result: {
           name: row.name,
-          keys: row.keys,
-          values: row.values,
+          row,
           ...(keys.layerFormats &&
             { layers: { keys: tally(keys.layerFormats), values: tally(values.layerFormats) } }),
           bits: effectiveBits(shape, cacheBytes(shape, config, calibration, COUNTED_CONTEXT).total, COUNTED_CONTEXT),

@@ -86,7 +86,8 @@ export const ABLATION: readonly AblationRow[] = [
   { name: "2 fitted, codebook a head, importance, d4b10 and d4b6", ...uneven, recipe: plus },
   { name: "1.5 fitted, codebook a head, importance, d4b6", ...d4b6, recipe: plus },
   { name: "4 fitted, codebook a head, importance", keys: "d2b8", values: "d2b8", recipe: plus },
-  { name: "2 layers at 1.95, without fitted", ...layered(1.85, { ...scaled, smooth: false }) },
+  // Token scales take the rest of the bits.
+  { name: "2 layers at 1.85, scales, without fitted", ...layered(1.85, { ...scaled, smooth: false }) },
   { name: "2 layers at 1.95, no importance", ...layered(1.95, { fitted: true, perHead: true }) },
   { name: "2 layers at 1.95", ...layered(1.95, plus) },
   { name: "2 layers at 1.95, d4b6 among the formats", ...layered(1.95, plus, [...fast, "d4b6"]) },

@@ -8,6 +8,7 @@ import {
   type Device,
   type Format,
   gaussianCodebook,
+  hadamard,
   type KvCache,
   KvLayer,
   Quantizer,
@@ -37,14 +38,10 @@ export const SHAPES: readonly Shape[] = [
 /** Positions kept exactly, as by default. */
 const SINKS = 4, WINDOW = 128, RECENT = 192;
 
-/** The orthonormal Hadamard matrix for all KV heads and the three directions of a quantizer's matrices; it is its own inverse. */
+/** The Hadamard matrix for all KV heads and the three directions of a quantizer's matrices; it is its own inverse. */
 function denseHadamard(kvHeads: number, n: number): Float32Array {
-  const out = new Float32Array(3 * kvHeads * n * n);
-  for (let i = 0; i < out.length; i++) {
-    let both = Math.floor(i / n) % n & i % n, odd = 0;
-    for (; both > 0; both &= both - 1) odd ^= 1;
-    out[i] = (odd ? -1 : 1) / Math.sqrt(n);
-  }
+  const one = hadamard(n), out = new Float32Array(3 * kvHeads * n * n);
+  for (let at = 0; at < out.length; at += one.length) out.set(one, at);
   return out;
 }
 

@@ -12,7 +12,7 @@
 #include "attention_exact.cuh"
 #include "attention_plan.cuh"
 
-// Wide: one block a multiprocessor, whose 16 warps share tables of 10-bit codes with a copy for each bank; two blocks of 8 leave room for a quarter of the copies.
+// Wide: one block a multiprocessor, whose 16 warps share tables of 10-bit codes with a copy for each bank, or half as many; two blocks of 8 leave room for fewer.
 // It takes the 227 KB of shared memory that multiprocessors have from 9.0 on. Other formats have all copies as they are.
 template <class K, class V, bool Wide> struct AttentionShape {
     static constexpr bool coded = K::coded && V::coded;
@@ -21,7 +21,7 @@ template <class K, class V, bool Wide> struct AttentionShape {
     static constexpr int setup = coded ? 20 : 4;               // of a row, in pages
     // Halves of a page in flight: as many as registers hold.
     static constexpr int halves = coded && K::words + V::words <= 16 ? 2 : 1;
-    // 10 bits: the copies that fit.
+    // 10 bits: copies that fit.
     template <class F, class Other> static constexpr int copies() {
         if (!F::coded) return 0;
         if (F::b == 12) return 1;

@@ -114,7 +114,7 @@ struct vi_context {
 
 // Programmatic dependent launch (compute capability 9.0 on): a kernel started by launch_early may begin while the one before it still runs.
 // Before wait_for_previous(), which every thread of it calls, also where it returns early, it reads nothing but constants: weights and codebooks. The ops
-// that write those (vi_convert, vi_random_normal, vi_quantizer_create; copies wait anyway) say so, and the next kernel does not begin early. let_next_start()
+// that write those (vi_convert, vi_random_normal, vi_quantizer_create, vi_quantizer_matrices; copies wait anyway) say so, and the next kernel does not begin early. let_next_start()
 // lets the kernel after it begin; called after wait_for_previous() it leaves no more than two kernels at work.
 __device__ inline void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

@@ -128,7 +128,10 @@ export function readCalibration(
     const format = want[which];
     if (!format) continue;
     if (note[which] !== format.name) {
-      throw new WeightsError(`${path}: holds ${which} as ${note[which] ?? "nothing"}, ${format.name} was asked for`);
+      throw new WeightsError(
+        `${path}: holds ${which} as ${note[which] ?? "nothing"}, ${format.name} was asked for; ` +
+          "make one with scripts/calibrate.ts",
+      );
     }
     const layers: LayerCalibration[] = [];
     const layerFormats = readLayerFormats(path, note[`${which}.layers`], shape.layers);

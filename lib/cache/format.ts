@@ -126,8 +126,8 @@ export function kvConfig(spec: KvSpec, exact: { sinks?: number; window?: number 
       throw new RangeError(`kv: ${name} is ${value}; a whole number from 0 to 65536 is needed`);
     }
   }
-  const preset = typeof spec === "string" && spec in PRESETS
-    ? spec
+  const preset = wanted.keys === wanted.values && wanted.keys in PRESETS
+    ? wanted.keys
     : Object.entries(PRESETS).find(([, p]) => p.keys === keys.name && p.values === values.name && !p.plus)?.[0];
   return {
     name: preset ?? (keys === values ? keys.name : `${keys.name}+${values.name}`),

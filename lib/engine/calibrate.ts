@@ -74,7 +74,7 @@ export function recipeOf(name: string, layerBits?: number): Recipe {
  */
 export const LAYER_FORMATS: readonly Format[] = ["d8b8", "d4b8", "d4b10", "d2b8"].map((name) => FORMATS[name]);
 
-/** Windows that the sensitivity of layers is measured on, their tokens at most, and what the codebooks there are trained by. */
+/** Windows that the sensitivity of layers is measured on, their tokens, and what the codebooks there are trained by, at most. */
 const SENSITIVITY = { windows: 2, tokens: 1024, codebooks: { samples: 50000, iterations: 8 } };
 
 /** Options of {@linkcode calibrate}. */
@@ -114,9 +114,13 @@ export async function calibrate(
   const steps = 2 * activations.shape.layers;
   if (layerBits === undefined) return await train(model.device, activations, config, recipe, options);
   const total = 2 * steps, at = FORMATS.d4b8;
-  const base = await train(model.device, activations, kvConfig(at.name), { ...recipe, ...SENSITIVITY.codebooks }, {
-    signal,
-  });
+  const { samples = Infinity, iterations = Infinity } = recipe, quick = SENSITIVITY.codebooks;
+  const lighter = {
+    ...recipe,
+    samples: Math.min(samples, quick.samples),
+    iterations: Math.min(iterations, quick.iterations),
+  };
+  const base = await train(model.device, activations, kvConfig(at.name), lighter, { signal });
   const compared = windows.slice(0, SENSITIVITY.windows).map((window) => window.subarray(0, SENSITIVITY.tokens));
   const onProgress = (done: number) => options.onProgress?.(done, total);
   const measured = await sensitivity(model, base, compared, { signal, onProgress });

@@ -17,7 +17,7 @@ const QUERIES = 64;
 /** The least importance, in parts of the mean: no token is left to chance because few queries were looked at. */
 const FLOOR = 0.01;
 
-/** Probabilities below it are taken for 0: most are, and all of them together move an output by less than a hundredth. */
+/** Probabilities below it are taken for 0: most are, and the 4096 of a window together move an output by less than a hundredth. */
 const NEGLIGIBLE = 1e-6;
 
 /** Sums over queries. */

@@ -63,7 +63,7 @@ function drawn(shape: CacheShape, config: KvConfig): Calibration {
 
 /**
  * Sensitivities spread as those of smollm2-135m are: log-normal, of deviation 1.05 for keys and 0.85 for values, which have
- * e^-0.75 of the keys' (`bench/results/cpu-ablation-4096.json`). Normal quantiles by the logistic function's, within a twentieth.
+ * e^-0.75 of the keys' (`bench/results/cpu-ablation-4096.json`). Normal quantiles by the logistic function's, within a seventh.
  */
 function syntheticSensitivity(layers: number): { keys: number[]; values: number[] } {
   const quantile = (index: number) => Math.log((index + 0.5) / (layers - index - 0.5)) / 1.7;

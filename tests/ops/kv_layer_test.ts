@@ -81,12 +81,18 @@ testOnDevices("KvLayer.ropeQuantize rotates as rope does and stores what quantiz
   const random = new Random(33);
   for (const headDim of [64, 128]) {
     const shape = { kvHeads: 2, headDim, slots: 2, maxPages: 1600, sinks: 2, window: 0, recent: 0 };
-    const heads = 6, width = heads * headDim, kv = 2 * headDim, stride = width + 2 * kv, at = [0, 3, 99_991];
+    const heads = 6, width = heads * headDim, kv = 2 * headDim, stride = width + 2 * kv, at = [0, 3, 17, 70, 99_991];
     for (
       const [keys, values] of [[plain, plain], [{ subDim: 8, bits: 12, ...all }, {
         subDim: 4,
         bits: 8,
         hadamard: true,
+      }], [{ subDim: 4, bits: 10, hadamard: true, smooth: true, asMatrices: true }, {
+        subDim: 8,
+        bits: 8,
+        perHead: true,
+        hadamard: true,
+        asMatrices: true,
       }]]
     ) {
       using layer = new TestLayer(device, random, keys, values, shape, 1600);

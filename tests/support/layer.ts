@@ -12,6 +12,8 @@ export interface Side {
   hadamard?: boolean;
   tokenScale?: boolean;
   smooth?: boolean;
+  /** The two given as matrices. */
+  asMatrices?: boolean;
   /** A codebook a KV head. */
   perHead?: boolean;
   /** A codebook a sub-vector. */
@@ -49,15 +51,17 @@ export class TestQuantizer implements Disposable {
     const size = heads * codebookParts * words * subDim;
     using codebooks = bits === 16 ? undefined : Tensor.from(device, random.normals(size), shape);
     using smooth = this.#smooth && Tensor.from(device, this.#smooth, [kvHeads, headDim]);
-    const { hadamard, tokenScale } = side;
+    const { tokenScale, asMatrices = false } = side;
+    using matrices = asMatrices ? this.#matrices(device, kvHeads) : undefined;
     this.native = new Quantizer(device, {
       kvHeads,
       headDim,
       subDim,
       bits,
       codebooks,
-      smooth,
-      hadamard,
+      smooth: asMatrices ? undefined : smooth,
+      hadamard: side.hadamard && !asMatrices,
+      matrices,
       tokenScale,
       codebookParts,
     });
@@ -68,6 +72,19 @@ export class TestQuantizer implements Disposable {
       this.native.codebook(rounded);
       this.#codebook = rounded.read();
     }
+  }
+
+  /** The transform in its three directions, where each unit vector goes. */
+  #matrices(device: Device, kvHeads: number): Tensor {
+    const n = this.#headDim, all: number[] = [];
+    for (const direction of ["forward", "query", "inverse"] as const) {
+      for (let head = 0; head < kvHeads; head++) {
+        for (let i = 0; i < n; i++) {
+          all.push(...this[direction](Float64Array.from({ length: n }, (_, j) => Number(i === j)), head));
+        }
+      }
+    }
+    return Tensor.from(device, Float32Array.from(all), [3, kvHeads, n, n]);
   }
 
   /** x~ of a head's vector. */
