@@ -2,7 +2,6 @@
 #include "quantize.h"
 #include "quantize.cuh"
 #include <cooperative_groups.h>
-#include <utility>
 
 namespace {
 
@@ -27,28 +26,6 @@ __device__ void write_code(const PageFormat& f, uint8_t* page, bool value, int t
         uint32_t* high = reinterpret_cast<uint32_t*>(page + f.offset(token, lane, word + 1));
         atomicAnd(high, ~(mask >> (32 - bit)));
         atomicOr(high, code >> (32 - bit));
-    }
-}
-
-// Queries and frequencies of vi_rope_quantize; frequencies NULL: no rotation.
-struct Rope {
-    float* queries;
-    const float* frequencies;
-    int32_t heads;
-};
-
-// cos and sin of the channel pairs that a lane holds: of channel i and i + D / 2 of its vector, lane l with channels l D/32 ..; see rope.cu
-template <int D> __device__ void rotate(float (&x)[D / 32], const float* frequencies, int position) {
-    constexpr int N = D / 32;
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < N; ++i) {
-        const double angle = static_cast<double>(position) * static_cast<double>(frequencies[lane % 16 * N + i]);
-        const double two_pi = 6.283185307179586476925286766559;
-        float sine, cosine;
-        sincosf(static_cast<float>(fma(-rint(angle / two_pi), two_pi, angle)), &sine, &cosine);
-        const float other = __shfl_xor_sync(0xffffffffu, x[i], 16);
-        x[i] = lane < 16 ? x[i] * cosine - other * sine : x[i] * cosine + other * sine;
     }
 }
 
@@ -85,40 +62,11 @@ template <int d, bool Halved> __device__ __forceinline__ void search(float& leas
     }
 }
 
-// Rows that a block of transform_few_kernel reads a matrix for, and from which on it is worth a launch of its own.
-constexpr int rows_together = 4;
-
-// Keys, rotated, and values in the transformed space, to out [rows, 2, kv_heads, D]. A block has a few rows of a KV head and side.
-template <int D>
-__global__ void __launch_bounds__(threads) transform_few_kernel(float* out, const __grid_constant__ Cache c, const float* keys, const float* values,
-                                                                const int32_t* positions, const float* frequencies, int rows, int stride) {
-    constexpr int N = D / 32, warps = threads / 32;
-    __shared__ float vectors[rows_together][D], partial[warps][rows_together][D];
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, head = blockIdx.y / 2, row = blockIdx.x * rows_together + warp;
-    const bool value = blockIdx.y % 2, own = warp < rows_together && row < rows;
-    const Side& side = value ? c.values : c.keys;
-    if (side.transform.matrices) prefetch(side.transform.matrix(0, head, D), D * D, threadIdx.x, threads);
-    wait_for_previous();
-    let_next_start();
-    float x[N] = {};
-    if (own) {
-        for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
-        if (!value && frequencies) rotate<D>(x, frequencies, positions[row]);
-    }
-    if (warp < rows_together)
-        for (int i = 0; i < N; ++i) vectors[warp][lane * N + i] = x[i];
-    transform_by_block<D, 0>(x, vectors, partial, side.transform, head);
-    if (own)
-        for (int i = 0; i < N; ++i) out[((static_cast<int64_t>(row) * 2 + value) * c.kv_heads + head) * D + lane * N + i] = x[i];
-}
-
 // A cluster of blocks a vector: (row, KV head, side), after them blocks that rotate 8 query heads each. The blocks of a cluster share the codewords of each
-// sub-vector, and so do a block's threads. A codebook is no kernel's work: it is read before the kernel ahead of this one has ended. ready: keys and values
-// come from transform_few_kernel.
+// sub-vector, and so do a block's threads. A codebook is no kernel's work: it is read before the kernel ahead of this one has ended.
 template <int D>
 __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant__ Cache c, const float* keys, const float* values, const int32_t* slots,
-                                                           const int32_t* positions, const __grid_constant__ Rope rope, int stride, int kv_stride,
-                                                           int parts, bool ready) {
+                                                           const int32_t* positions, const __grid_constant__ Rope rope, int stride, int parts) {
     __shared__ float scaled[D], vector[1][D], best[threads], sums[32], partial[threads / 32][1][D];
     __shared__ int best_code[threads];
     __shared__ __align__(16) float words[words_most];
@@ -141,7 +89,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
             halves[w] = squares / 2;
         }
     }
-    if (vectors && !ready && side.transform.matrices) prefetch(side.transform.matrix(0, head, D), D * D, threadIdx.x, threads);
+    if (vectors && side.transform.matrices) prefetch(side.transform.matrix(0, head, D), D * D, threadIdx.x, threads);
     wait_for_previous();
     let_next_start();
     if (!vectors) {
@@ -150,7 +98,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
         float* q = rope.queries + static_cast<int64_t>(row) * stride + head * D + lane * N;
         float x[N];
         for (int i = 0; i < N; ++i) x[i] = q[i];
-        rotate<D>(x, rope.frequencies, position);
+        Turn<D>(rope.frequencies, position).rotate(x);
         for (int i = 0; i < N; ++i) q[i] = x[i];
         return;
     }
@@ -161,11 +109,11 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
 
     float x[N];
     if (warp == 0) {
-        for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * kv_stride + head * D + lane * N + i];
-        if (!value && !ready && rope.frequencies) rotate<D>(x, rope.frequencies, r.position);
+        for (int i = 0; i < N; ++i) x[i] = (value ? values : keys)[static_cast<int64_t>(row) * stride + head * D + lane * N + i];
+        if (!value && rope.frequencies) Turn<D>(rope.frequencies, r.position).rotate(x);
         for (int i = 0; i < N; ++i) vector[0][lane * N + i] = x[i];
     }
-    if (!ready) transform_by_block<D, 0>(x, vector, partial, side.transform, head);
+    transform_by_block<D, 0>(x, vector, partial, side.transform, head);
     if (warp == 0) {
         float squares = 0;
         if (part == 0) write_exact<D>(x, c, side, r, head);
@@ -266,25 +214,22 @@ int32_t check(vi_context* context, const char* name, const vi_kv_layer* layer, c
     return VI_OK;
 }
 
+// Whether quantize_many is faster, by the blocks that quantize_few would have. It keeps one codebook a head in shared memory.
+bool are_many(const vi_context* context, const Cache& c, int32_t rows) {
+    if (c.keys.codebook_parts > 1 || c.values.codebook_parts > 1) return false;
+    const int64_t blocks = static_cast<int64_t>(rows) * c.kv_heads * 2, sixteenths = c.keys.format.b == 12 || c.values.format.b == 12 ? 14 : 48;
+    return 16 * blocks >= sixteenths * context->multiprocessors;
+}
+
 int32_t quantize_few(vi_context* context, const char* name, const Cache& c, const float* keys, const float* values, const int32_t* slots,
                      const int32_t* positions, const Rope& rope, int32_t rows, int32_t stride) {
     // 12 bits are 16 times the work of 8: few vectors leave room for more blocks each, but not for more than there are multiprocessors.
     const bool large = (c.keys.format.b % 16 > 8 || c.values.format.b % 16 > 8) && context->properties.major >= 9;
     int parts = 1;
     while (large && parts < parts_most && 2 * rows * c.kv_heads * 2 * parts <= context->multiprocessors) parts *= 2;
-    const bool ready = rows >= rows_together && (c.keys.transform.matrices || c.values.transform.matrices);
-    int32_t kv_stride = stride;
-    if (ready) {
-        const int width = c.kv_heads * c.head_dim;
-        VI_WORKSPACE(context, float, transformed, static_cast<size_t>(rows) * 2 * width * sizeof(float), name);
-        auto kernel = c.head_dim == 64 ? transform_few_kernel<64> : transform_few_kernel<128>;
-        VI_CUDA(context, name, launch_early(context, kernel, dim3(ceil_div(rows, rows_together), 2 * c.kv_heads), threads, 0, transformed, c, keys, values,
-                                            positions, rope.frequencies, rows, stride));
-        keys = transformed, values = transformed + width, kv_stride = 2 * width;
-    }
     const dim3 blocks(rows * parts, 2 * c.kv_heads + ceil_div(rope.heads, threads / 32));
     auto kernel = c.head_dim == 64 ? quantize_kernel<64> : quantize_kernel<128>;
-    VI_CUDA(context, name, launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, kv_stride, parts, ready));
+    VI_CUDA(context, name, launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, parts));
     return VI_OK;
 }
 
@@ -298,10 +243,8 @@ VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float*
     const int32_t status = check(context, "vi_quantize", layer, keys, values, slots, positions, rows, stride);
     if (status != VI_OK || rows == 0) return status;
     const Cache& c = layer->cache;
-    // The kernel for many rows keeps one codebook a head in shared memory.
-    if (rows >= quantize_many_rows && c.keys.codebook_parts <= 1 && c.values.codebook_parts <= 1)
-        return quantize_many(context, c, keys, values, slots, positions, rows, stride);
-    return quantize_few(context, "vi_quantize", c, keys, values, slots, positions, {}, rows, stride);
+    const Rope none = {};
+    return (are_many(context, c, rows) ? quantize_many : quantize_few)(context, "vi_quantize", c, keys, values, slots, positions, none, rows, stride);
 } VI_CATCH(context, "vi_quantize")
 
 VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* queries, float* keys, const float* values, const int32_t* slots,
@@ -314,14 +257,7 @@ VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* 
     VI_REQUIRE(context, queries && frequencies, "%s: queries or frequencies is NULL", name);
     VI_REQUIRE(context, heads >= 1 && heads <= 16 * c.kv_heads && static_cast<int64_t>(heads) * c.head_dim <= stride,
                "%s: heads is %d: 1 to 16 times the %d KV heads, of %d channels in a stride of %d", name, heads, c.kv_heads, c.head_dim, stride);
-    if (rows >= quantize_many_rows) {
-        for (auto [x, count] : {std::pair(queries, heads), std::pair(keys, c.kv_heads)}) {
-            const int32_t rotated = vi_rope(context, x, positions, frequencies, rows, count, c.head_dim, stride);
-            if (rotated != VI_OK) return rotated;
-        }
-        return vi_quantize(context, layer, keys, values, slots, positions, rows, stride);
-    }
-    return quantize_few(context, name, c, keys, values, slots, positions, {queries, frequencies, heads}, rows, stride);
+    return (are_many(context, c, rows) ? quantize_many : quantize_few)(context, name, c, keys, values, slots, positions, {queries, frequencies, heads}, rows, stride);
 } VI_CATCH(context, "vi_rope_quantize")
 
 VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_kv_layer* layer, int32_t slot, int32_t first,

@@ -61,3 +61,24 @@ template <int D> __device__ inline void read_vector(float (&x)[D / 32], const Ca
         x[i] = side.codebook(head, channel / f.d)[code * f.d + channel % f.d] * scale;
     }
 }
+
+// cos and sin of the channel pairs that a lane holds: of channel i and i + D / 2 of its vector, lane l with channels l D/32 ..; see rope.cu
+template <int D> struct Turn {
+    static constexpr int N = D / 32;
+    float cosine[N], sine[N];
+    __device__ Turn(const float* frequencies, int position) {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const double angle = static_cast<double>(position) * static_cast<double>(frequencies[threadIdx.x % 16 * N + i]);
+            const double two_pi = 6.283185307179586476925286766559;
+            sincosf(static_cast<float>(fma(-rint(angle / two_pi), two_pi, angle)), &sine[i], &cosine[i]);
+        }
+    }
+    __device__ void rotate(float (&x)[N]) const {
+#pragma unroll
+        for (int i = 0; i < N; ++i) {
+            const float other = __shfl_xor_sync(0xffffffffu, x[i], 16);
+            x[i] = threadIdx.x % 32 < 16 ? x[i] * cosine[i] - other * sine[i] : x[i] * cosine[i] + other * sine[i];
+        }
+    }
+};

@@ -1,40 +1,73 @@
-// vi_quantize for the rows of a prompt: a block takes 64 rows of one KV head and side, transforms them into shared memory, finds the codes of
+// vi_quantize and vi_rope_quantize for many rows: a block takes 8 or 32 rows of one KV head and side, transforms them into shared memory, finds the codes of
 // their sub-vectors, and writes them into the pages.
 #include "quantize.h"
 #include "quantize.cuh"
 
 namespace {
 
-constexpr int threads = 256, warps = threads / 32, rows_of_block = 64;
+constexpr int threads = 256, warps = threads / 32;
 constexpr int together = 8; // the search keeps the best group of so many codewords (products, with tensor cores), and then finds the best in it
 
-template <int D, int d> struct Shared {
-    static constexpr int chunk = d == 2 ? 256 : 1024; // codewords here at a time
-    float scaled[rows_of_block * D];                  // x~ / rms
-    uint32_t words[chunk * d / (d == 2 ? 1 : 2)];     // f32 (2 channels) or integers as f16
-    float bias[chunk];                                // -|c|^2 / 2: nearest is the largest x . c + bias
-    float rms[rows_of_block];
-    QuantizeRow rows[rows_of_block];
-    uint16_t codes[rows_of_block * (D / (d == 1 ? D : d))];
+template <int d> __device__ float bias_of(const int8_t* c, float scale) {
+    int squares = 0;
+#pragma unroll
+    for (int i = 0; i < d; ++i) squares += c[i] * c[i];
+    return -0.5f * scale * squares;
+}
+
+template <int D, int Rows> struct SharedRows {
+    alignas(16) float scaled[Rows][D]; // x~ / rms
+    float rms[Rows];
+    QuantizeRow rows[Rows];
+};
+template <int D, int d, int Rows> struct Shared : SharedRows<D, Rows> {
+    static constexpr int chunk = d == 2 ? 256 : 1024;         // codewords here at a time
+    alignas(16) uint32_t words[chunk * d / (d == 2 ? 1 : 2)]; // f32 (2 channels) or integers as f16
+    float bias[chunk];                                        // -|c|^2 / 2: nearest is the largest x . c + bias
+    uint16_t codes[Rows * (D / (d == 1 ? D : d))];
 };
 
-// Codewords of 2 channels, by f32 arithmetic: 256 of them.
-template <int D> __device__ void search_pairs(Shared<D, 2>& shared, const float* codebook) {
-    constexpr int own = rows_of_block * D / 2 / threads; // sub-vectors of a thread: threadIdx + p threads
+// Where what a matrix's product needs follows, in bytes.
+template <int D, int Rows> constexpr size_t partials_at = sizeof(Shared<D, 8, Rows>);
+static_assert(partials_at<64, 8> >= sizeof(Shared<64, 2, 8>) && partials_at<64, 32> >= sizeof(Shared<64, 2, 32>) &&
+              partials_at<128, 8> >= sizeof(Shared<128, 2, 8>) && partials_at<128, 32> >= sizeof(Shared<128, 2, 32>));
+
+// The side's codewords from `begin` on into shared memory, a chunk of them.
+template <int D, int d, int Rows> __device__ void fill_words(Shared<D, d, Rows>& shared, const Side& side, int head, int begin) {
+    const int book = side.codebook_head(head);
+    if constexpr (d == 2) {
+        const float2 c = reinterpret_cast<const float2*>(side.codebook(head, 0))[threadIdx.x];
+        reinterpret_cast<float2*>(shared.words)[threadIdx.x] = c;
+        shared.bias[threadIdx.x] = -0.5f * fmaf(c.y, c.y, c.x * c.x);
+    } else if constexpr (d > 2) {
+        const int8_t* table = reinterpret_cast<const int8_t*>(side.table) + (static_cast<int64_t>(book) * d << side.format.b);
+        const float scale = side.table_scales[book];
+        const int count = min(shared.chunk, (1 << side.format.b) - begin);
+        for (int w = threadIdx.x; w < count; w += threads) {
+            const int8_t* c = table + static_cast<int64_t>(begin + w) * d;
+#pragma unroll
+            for (int i = 0; i < d / 2; ++i) {
+                const __half2 pair = __floats2half2_rn(c[2 * i], c[2 * i + 1]);
+                shared.words[w * (d / 2) + i] = *reinterpret_cast<const uint32_t*>(&pair);
+            }
+            shared.bias[w] = bias_of<d>(c, scale);
+        }
+    }
+}
+
+// Codewords of 2 channels, by f32 arithmetic: 256 of them, in shared memory.
+template <int D, int Rows> __device__ void search_pairs(Shared<D, 2, Rows>& shared) {
+    constexpr int own = Rows * D / 2 / threads; // sub-vectors of a thread: threadIdx + p threads
     float2 x[own];
     float best[own];
     int group[own];
-    const float2 c = reinterpret_cast<const float2*>(codebook)[threadIdx.x];
-    float2* words = reinterpret_cast<float2*>(shared.words);
-    words[threadIdx.x] = c;
-    shared.bias[threadIdx.x] = -0.5f * fmaf(c.y, c.y, c.x * c.x);
+    const float2* words = reinterpret_cast<const float2*>(shared.words);
     auto score = [&](float2 v, int w) { return fmaf(v.x, words[w].x, fmaf(v.y, words[w].y, shared.bias[w])); };
 #pragma unroll
     for (int p = 0; p < own; ++p) {
         x[p] = reinterpret_cast<const float2*>(shared.scaled)[threadIdx.x + p * threads];
         best[p] = -__builtin_huge_valf(), group[p] = 0;
     }
-    __syncthreads();
     for (int w = 0; w < 256; w += together) {
         float most[own];
 #pragma unroll
@@ -73,17 +106,14 @@ template <int d> __device__ __forceinline__ void products(float (&c)[4], const u
 // Codewords of 4 or 8 channels, by tensor cores: the codebook is integers (exact in f16) times a scale, x is split into two f16, so that
 // x . c / scale comes out to about 22 bits. A warp goes through all codewords for `tiles` times 16 sub-vectors; each lane keeps, for its rows, the group of
 // 8 products whose best is the largest. Of the 16 codewords that a lane has in a group the best is found by f32 arithmetic.
-template <int D, int d> __device__ void search_tiles(Shared<D, d>& shared, const int8_t* table, float scale, int codewords) {
-    constexpr int subs = rows_of_block * D / d, of_warp = subs / 16 / warps, tiles = of_warp < 8 ? of_warp : 8, chunk = Shared<D, d>::chunk;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    auto bias_of = [&](const int8_t* c) {
-        int squares = 0;
-#pragma unroll
-        for (int i = 0; i < d; ++i) squares += c[i] * c[i];
-        return -0.5f * scale * squares;
-    };
+// The first chunk of codewords is in shared memory.
+template <int D, int d, int Rows> __device__ void search_tiles(Shared<D, d, Rows>& shared, const Side& side, int head) {
+    constexpr int subs = Rows * D / d, of_warp = subs / 16 < warps ? 1 : subs / 16 / warps, tiles = of_warp < 8 ? of_warp : 8, chunk = Shared<D, d, Rows>::chunk;
+    static_assert(of_warp % tiles == 0);
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, codewords = 1 << side.format.b;
+    int held = 0; // first codeword in shared memory
     for (int pass = 0; pass < of_warp; pass += tiles) {
-        const int first = (warp * of_warp + pass) * 16;
+        const int own = (warp * of_warp + pass) * 16, first = own < subs ? own : 0; // warps without any do others' work again
         uint32_t a[tiles][d / 2];
         float best[tiles][2];
         int group[tiles][2];
@@ -105,17 +135,9 @@ template <int D, int d> __device__ void search_tiles(Shared<D, d>& shared, const
             }
         for (int begin = 0; begin < codewords; begin += chunk) {
             const int count = min(chunk, codewords - begin);
-            if (codewords > chunk || pass == 0) {
+            if (begin != held) {
                 __syncthreads();
-                for (int w = threadIdx.x; w < count; w += threads) {
-                    const int8_t* c = table + static_cast<int64_t>(begin + w) * d;
-#pragma unroll
-                    for (int i = 0; i < d / 2; ++i) {
-                        const __half2 pair = __floats2half2_rn(c[2 * i], c[2 * i + 1]);
-                        shared.words[w * (d / 2) + i] = *reinterpret_cast<const uint32_t*>(&pair);
-                    }
-                    shared.bias[w] = bias_of(c);
-                }
+                fill_words(shared, side, head, held = begin);
                 __syncthreads();
             }
             for (int w = 0; w < count; w += together * 8) {
@@ -149,16 +171,19 @@ template <int D, int d> __device__ void search_tiles(Shared<D, d>& shared, const
                     const int other_group = __shfl_xor_sync(0xffffffffu, group[i][h], offset);
                     if (other > best[i][h] || (other == best[i][h] && other_group < group[i][h])) best[i][h] = other, group[i][h] = other_group;
                 }
-                if (t == 0) shared.codes[first + i * 16 + g + 8 * h] = static_cast<uint16_t>(group[i][h]);
+                if (t == 0 && own < subs) shared.codes[first + i * 16 + g + 8 * h] = static_cast<uint16_t>(group[i][h]);
             }
     }
     __syncthreads();
+    const int book = side.codebook_head(head);
+    const int8_t* table = reinterpret_cast<const int8_t*>(side.table) + (static_cast<int64_t>(book) * d << side.format.b);
+    const float scale = side.table_scales[book];
     for (int s = threadIdx.x; s < subs; s += threads) {
         const int group = shared.codes[s]; // first codeword of the lane's in it
         float x[d], most = -__builtin_huge_valf();
         int code = group;
 #pragma unroll
-        for (int i = 0; i < d; ++i) x[i] = shared.scaled[s * d + i];
+        for (int i = 0; i < d; ++i) x[i] = shared.scaled[0][s * d + i];
 #pragma unroll
         for (int j = 0; j < together; ++j) {
             alignas(16) int8_t c[2 * d]; // two codewords
@@ -166,7 +191,7 @@ template <int D, int d> __device__ void search_tiles(Shared<D, d>& shared, const
             else *reinterpret_cast<uint2*>(c) = *reinterpret_cast<const uint2*>(table + static_cast<int64_t>(group + j * 8) * d);
 #pragma unroll
             for (int k = 0; k < 2; ++k) {
-                float value = bias_of(c + k * d);
+                float value = bias_of<d>(c + k * d, scale);
 #pragma unroll
                 for (int i = 0; i < d; ++i) value = fmaf(x[i], c[k * d + i], value);
                 if (value > most) most = value, code = group + j * 8 + k;
@@ -213,47 +238,32 @@ __device__ void write_shared(const PageFormat& f, uint8_t* page, bool value, int
     }
 }
 
-// d = 1: bf16, which has no codes.
-template <int D, int d>
-__global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_constant__ Cache c, const float* x, bool value, const int32_t* slots,
-                                                                const int32_t* positions, int rows, int stride) {
-    extern __shared__ __align__(16) uint8_t memory[];
-    auto& shared = *reinterpret_cast<Shared<D, d>*>(memory);
-    constexpr int N = D / 32, n = D / d;
-    const int first = blockIdx.x * rows_of_block, head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const Side& side = value ? c.values : c.keys;
-    const PageFormat f = side.format;
-    const int count = min(rows_of_block, rows - first);
-    auto page_of = [&](const QuantizeRow& r) { return side.page(r.page, head, c.kv_heads); };
-
-    constexpr int ahead = 4; // rows of a warp whose loads are under way
-    for (int i = threadIdx.x; i < count; i += threads) shared.rows[i] = QuantizeRow(c, slots, positions, first + i);
-    __syncthreads();
-    for (int first_row = warp; first_row < rows_of_block; first_row += warps * ahead) {
-        float v[ahead][N] = {};
+// Exact copies of the rows first, first + step, ... of the block, as the transformed vectors v of a warp, and these scaled into shared memory.
+template <int D, int Rows, int count>
+__device__ void write_rows(SharedRows<D, Rows>& shared, const float (&v)[count][D / 32], const Cache& c, const Side& side, int head, int first, int step, int rows) {
+    constexpr int N = D / 32;
+    const int lane = threadIdx.x % 32;
 #pragma unroll
-        for (int j = 0; j < ahead; ++j)
-            if (const int i = first_row + j * warps; i < count) {
-                const float* from = x + static_cast<int64_t>(first + i) * stride + head * D + lane * N;
-                for (int k = 0; k < N; ++k) v[j][k] = from[k];
-            }
-        transform_vectors<D, 0>(v, side.transform, head);
-#pragma unroll
-        for (int j = 0; j < ahead; ++j) {
-            const int i = first_row + j * warps;
-            float squares = 0;
-            if (i < count) {
-                const QuantizeRow r = shared.rows[i];
-                if (r.page >= 0) write_exact<D>(v[j], c, side, r, head);
-            }
-            for (int k = 0; k < N; ++k) squares += v[j][k] * v[j][k];
-            const float rms = f.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f, inverse = rms > 0 ? 1 / rms : 0.0f;
-            for (int k = 0; k < N; ++k) shared.scaled[i * D + lane * N + k] = v[j][k] * inverse;
-            if (lane == 0) shared.rms[i] = rms;
+    for (int j = 0; j < count; ++j) {
+        const int i = first + j * step;
+        float squares = 0;
+        if (i < rows) {
+            const QuantizeRow r = shared.rows[i];
+            if (r.page >= 0) write_exact<D>(v[j], c, side, r, head);
         }
+        for (int k = 0; k < N; ++k) squares += v[j][k] * v[j][k];
+        const float rms = side.format.token_scale ? sqrtf(warp_sum(squares) / D) : 1.0f, inverse = rms > 0 ? 1 / rms : 0.0f;
+        for (int k = 0; k < N; ++k) shared.scaled[i][lane * N + k] = v[j][k] * inverse;
+        if (lane == 0) shared.rms[i] = rms;
     }
-    __syncthreads();
+}
 
+// The codes of the block's `count` rows in shared memory, into the pages. d = 1: bf16, which has no codes.
+template <int D, int d, int Rows> __device__ void encode(Shared<D, d, Rows>& shared, const Cache& c, const Side& side, bool value, int head, int count) {
+    constexpr int N = D / 32, n = D / d;
+    const PageFormat f = side.format;
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    auto page_of = [&](const QuantizeRow& r) { return side.page(r.page, head, c.kv_heads); };
     if constexpr (d == 1) {
         for (int i = threadIdx.x; i < count * (D / 2); i += threads) {
             const QuantizeRow r = shared.rows[i / (D / 2)];
@@ -261,22 +271,21 @@ __global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_con
             const int channel = i % (D / 2) * 2;
             int word, bit, to;
             f.locate(value, r.position % VI_PAGE_TOKENS, channel, word, bit, to);
-            const float* v = &shared.scaled[i / (D / 2) * D + channel];
+            const float* v = &shared.scaled[i / (D / 2)][channel];
             *reinterpret_cast<uint32_t*>(page_of(r) + f.offset(r.position % VI_PAGE_TOKENS, to, word)) = f32_to_bf16(v[0]) | f32_to_bf16(v[1]) << 16;
         }
     } else {
-        const float* codebook = side.codebooks + (static_cast<int64_t>(side.codebook_head(head)) * d << f.b);
-        if constexpr (d == 2) search_pairs<D>(shared, codebook);
-        else search_tiles<D, d>(shared, reinterpret_cast<const int8_t*>(side.table) + (static_cast<int64_t>(side.codebook_head(head)) * d << f.b),
-                                side.table_scales[side.codebook_head(head)], 1 << f.b);
+        if constexpr (d == 2) search_pairs(shared);
+        else search_tiles(shared, side, head);
 
-        if (f.token_scale)
+        if (f.token_scale) {
+            const float* codebook = side.codebook(head, 0);
             for (int i = warp; i < count; i += warps) {
                 float product = 0, norm = 0;
                 for (int k = 0; k < N; ++k) {
                     const int channel = lane * N + k;
                     const float w = codebook[static_cast<int>(shared.codes[i * n + channel / d]) * d + channel % d];
-                    product = fmaf(shared.scaled[i * D + channel], w, product);
+                    product = fmaf(shared.scaled[i][channel], w, product);
                     norm = fmaf(w, w, norm);
                 }
                 product = warp_sum(product) * shared.rms[i];
@@ -287,6 +296,7 @@ __global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_con
                     page_of(r)[f.scale_offset(token)] = scale_code(product, norm);
                 }
             }
+        }
 
         const int pieces = value ? 8 : 4, own = n / pieces, step = value ? 8 : 1;
         const bool apart = own * f.b % 8 == 0;
@@ -299,33 +309,94 @@ __global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_con
     }
 }
 
-template <int D, int d>
-int32_t launch(vi_context* context, const Cache& c, const float* x, bool value, const int32_t* slots, const int32_t* positions, int rows, int stride) {
-    VI_SHARED(context, "vi_quantize", (quantize_many_kernel<D, d>), sizeof(Shared<D, d>));
-    const dim3 blocks(ceil_div(rows, rows_of_block), c.kv_heads);
-    quantize_many_kernel<D, d><<<blocks, threads, sizeof(Shared<D, d>), context->stream>>>(c, x, value, slots, positions, rows, stride);
-    VI_LAUNCHED(context, "vi_quantize");
+// Both sides of a KV head, and after the KV heads blocks that rotate 8 query heads each. Codewords and matrices are no kernel's work: they are read before the
+// kernel ahead of this one has ended.
+template <int D, int Rows>
+__global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_constant__ Cache c, const float* keys, const float* values, const int32_t* slots,
+                                                                const int32_t* positions, const __grid_constant__ Rope rope, int rows, int stride) {
+    extern __shared__ __align__(16) uint8_t memory[];
+    constexpr int N = D / 32, own = Rows / warps; // rows of a warp: warp, warp + 8, ...
+    using Matrix = HeldMatrix<D, warps>;
+    auto& shared = *reinterpret_cast<SharedRows<D, Rows>*>(memory);
+    auto& partials = *reinterpret_cast<typename Matrix::Partial(*)[2]>(memory + partials_at<D, Rows>);
+    const int first = blockIdx.x * Rows, head = blockIdx.y / 2, warp = threadIdx.x / 32, lane = threadIdx.x % 32, count = min(Rows, rows - first);
+    const bool value = blockIdx.y % 2, vectors = static_cast<int>(blockIdx.y) < 2 * c.kv_heads;
+    const Side& side = value ? c.values : c.keys;
+    auto with_format = [&](auto run) { // run(the shared memory of the side's format)
+        switch (side.format.d) {
+            case 1: run(*reinterpret_cast<Shared<D, 1, Rows>*>(memory)); break;
+            case 2: run(*reinterpret_cast<Shared<D, 2, Rows>*>(memory)); break;
+            case 4: run(*reinterpret_cast<Shared<D, 4, Rows>*>(memory)); break;
+            case 8: run(*reinterpret_cast<Shared<D, 8, Rows>*>(memory)); break;
+        }
+    };
+    Matrix matrix;
+    const bool fitted = vectors && side.transform.matrices;
+    if (fitted) matrix.load(side.transform.matrix(0, head, D));
+    if (vectors) with_format([&](auto& all) { fill_words(all, side, head, 0); });
+    wait_for_previous();
+    let_next_start();
+    if (!vectors) {
+        const int first_head = (blockIdx.y - 2 * c.kv_heads) * 8, last_head = min(first_head + 8, rope.heads);
+        for (int i = warp; i < count; i += warps) {
+            const Turn<D> turn(rope.frequencies, positions[first + i]);
+            for (int h = first_head; h < last_head; ++h) {
+                float* q = rope.queries + static_cast<int64_t>(first + i) * stride + h * D + lane * N;
+                float x[N];
+                for (int k = 0; k < N; ++k) x[k] = q[k];
+                turn.rotate(x);
+                for (int k = 0; k < N; ++k) q[k] = x[k];
+            }
+        }
+        return;
+    }
+    if (threadIdx.x < count) shared.rows[threadIdx.x] = QuantizeRow(c, slots, positions, first + threadIdx.x);
+    float v[own][N] = {};
+#pragma unroll
+    for (int j = 0; j < own; ++j)
+        if (const int i = warp + j * warps; i < count)
+            for (int k = 0; k < N; ++k) v[j][k] = (value ? values : keys)[static_cast<int64_t>(first + i) * stride + head * D + lane * N + k];
+    if (!value && rope.frequencies)
+#pragma unroll
+        for (int j = 0; j < own; ++j)
+            if (const int i = warp + j * warps; i < count) Turn<D>(rope.frequencies, positions[first + i]).rotate(v[j]);
+    if (fitted) {
+#pragma unroll
+        for (int j = 0; j < own; ++j)
+            for (int k = 0; k < N; ++k) shared.scaled[warp + j * warps][lane * N + k] = v[j][k];
+        __syncthreads();
+        matrix.multiply(shared.scaled, Rows, partials, [&](int vector, int column, float y0, float y1) {
+            shared.scaled[vector][column] = y0, shared.scaled[vector][column + 1] = y1;
+        });
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < own; ++j)
+            for (int k = 0; k < N; ++k) v[j][k] = shared.scaled[warp + j * warps][lane * N + k];
+    } else {
+        __syncthreads();
+        transform_vectors<D, 0>(v, side.transform, head);
+    }
+    write_rows(shared, v, c, side, head, warp, warps, count);
+    __syncthreads();
+    with_format([&](auto& all) { encode(all, c, side, value, head, count); });
+}
+
+template <int D, int Rows>
+int32_t launch(vi_context* context, const char* name, const Cache& c, const float* keys, const float* values, const int32_t* slots,
+               const int32_t* positions, const Rope& rope, int32_t rows, int32_t stride) {
+    constexpr size_t bytes = partials_at<D, Rows> + 2 * sizeof(typename HeldMatrix<D, warps>::Partial);
+    VI_SHARED(context, "vi_quantize", (quantize_many_kernel<D, Rows>), bytes);
+    VI_CUDA(context, name, launch_early(context, (quantize_many_kernel<D, Rows>), dim3(ceil_div(rows, Rows), 2 * c.kv_heads + ceil_div(rope.heads, 8)), threads,
+                                        bytes, c, keys, values, slots, positions, rope, rows, stride));
     return VI_OK;
 }
 
 } // namespace
 
-int32_t quantize_many(vi_context* context, const Cache& cache, const float* keys, const float* values, const int32_t* slots, const int32_t* positions,
-                      int32_t rows, int32_t stride) {
-    for (const bool value : {false, true}) {
-        const float* x = value ? values : keys;
-        int32_t status = VI_INTERNAL_ERROR;
-        switch ((value ? cache.values : cache.keys).format.d + (cache.head_dim == 64 ? 100 : 0)) {
-            case 1: status = launch<128, 1>(context, cache, x, value, slots, positions, rows, stride); break;
-            case 2: status = launch<128, 2>(context, cache, x, value, slots, positions, rows, stride); break;
-            case 4: status = launch<128, 4>(context, cache, x, value, slots, positions, rows, stride); break;
-            case 8: status = launch<128, 8>(context, cache, x, value, slots, positions, rows, stride); break;
-            case 101: status = launch<64, 1>(context, cache, x, value, slots, positions, rows, stride); break;
-            case 102: status = launch<64, 2>(context, cache, x, value, slots, positions, rows, stride); break;
-            case 104: status = launch<64, 4>(context, cache, x, value, slots, positions, rows, stride); break;
-            case 108: status = launch<64, 8>(context, cache, x, value, slots, positions, rows, stride); break;
-        }
-        if (status != VI_OK) return status;
-    }
-    return VI_OK;
+int32_t quantize_many(vi_context* context, const char* name, const Cache& c, const float* keys, const float* values, const int32_t* slots,
+                      const int32_t* positions, const Rope& rope, int32_t rows, int32_t stride) {
+    // More rows read the matrix and the codebook less often, fewer leave no multiprocessor without work.
+    const bool large = static_cast<int64_t>(rows) * c.kv_heads > 12 * context->multiprocessors;
+    const auto launcher = c.head_dim == 64 ? (large ? launch<64, 32> : launch<64, 8>) : (large ? launch<128, 32> : launch<128, 8>);
+    return launcher(context, name, c, keys, values, slots, positions, rope, rows, stride);
 }

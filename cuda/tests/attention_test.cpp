@@ -363,8 +363,48 @@ TEST(attention_batch) {
     for (const auto& [keys, values] : pairs)
         for (const int D : {128, 64}) {
             CacheCase c{keys, values, D, 2, 4, 4, 32, 32, {}, static_cast<unsigned>(t.random())};
-            for (int i = 0; i < (t.small ? 20 : 150); ++i) c.lengths.push_back(t.integer(1, i % 9 ? 150 : 900));
+            for (int i = 0; i < (t.small ? 50 : 150); ++i) c.lengths.push_back(t.integer(1, i % 9 ? 150 : 900));
             run(c, t.cuda, nullptr);
+        }
+}
+// The kernels for few rows, for more and for very many write the same bytes, and these are the nearest codewords.
+TEST(quantize_rows) {
+    const std::pair<int, int> formats[] = {{1, 16}, {2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
+    for (const int D : {128, 64})
+        for (int i = 0; i < 8; ++i) {
+            const int kv_heads = 4, count = t.small ? 900 : 2000, scaled = t.integer(0, 1), matrices = t.integer(0, 1);
+            auto side = [&](std::pair<int, int> f) {
+                if (f.second == 16) return Side{1, 16, 1, 0, 0, 0};
+                return Side{f.first, f.second, scaled ? kv_heads : 1, matrices, 1, scaled, 1, matrices};
+            };
+            const CacheCase c{side(formats[i]), side(formats[(i + 3) % 8]), D, kv_heads, 2, 4, 32, 40, {count}, static_cast<unsigned>(t.random())};
+            std::mt19937 random(c.seed);
+            std::vector<float> codebooks[2], smooths[2], tokens[2];
+            for (int j = 0; j < 2; ++j) {
+                const Side& s = j ? c.values : c.keys;
+                if (s.coded()) codebooks[j] = normal(random, size_t(s.codebook_heads) * s.d << s.b);
+                if (s.smooth) smooths[j] = std::vector<float>(size_t(kv_heads) * D, 1.5f);
+                tokens[j] = normal(random, size_t(count) * kv_heads * D);
+            }
+            Layer l(c, t.cuda, codebooks, smooths, random);
+            std::vector<uint8_t> first[2];
+            for (const int rows : {3, 200, count}) {
+                for (auto* pages : l.pages) OK(t.cuda, vi_fill, pages->data, 0, static_cast<int64_t>(pages->size));
+                l.store(0, tokens[0], tokens[1], 0, count - 40, rows);
+                l.store(0, tokens[0], tokens[1], count - 40, 40, std::min(rows, 40));
+                for (int j = 0; j < 2; ++j) {
+                    const std::vector<uint8_t> written = l.pages[j]->get();
+                    if (first[j].empty()) first[j] = written;
+                    size_t differences = 0;
+                    for (size_t k = 0; k < written.size(); ++k) differences += written[k] != first[j][k];
+                    CHECK(differences <= 4 + written.size() / 20000, "%s: %s of %d rows at once differ from those of 3 in %zu of %zu bytes, more than near ties",
+                          c.name().c_str(), j ? "values" : "keys", rows, differences, written.size());
+                }
+                Memory<float> k(t.cuda, tokens[0].size()), v(t.cuda, tokens[1].size());
+                OK(t.cuda, vi_dequantize, k.data, v.data, l.layer, 0, 0, count);
+                const std::vector<float> decoded[2] = {k.get(), v.get()};
+                for (int j = 0; j < 2; ++j) check_codes(l, j, 0, tokens[j], decoded[j], random);
+            }
         }
 }
 TEST(attention_prefill) {

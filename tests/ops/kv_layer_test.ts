@@ -81,7 +81,7 @@ testOnDevices("KvLayer.ropeQuantize rotates as rope does and stores what quantiz
   const random = new Random(33);
   for (const headDim of [64, 128]) {
     const shape = { kvHeads: 2, headDim, slots: 2, maxPages: 1600, sinks: 2, window: 0, recent: 0 };
-    const heads = 6, width = heads * headDim, kv = 2 * headDim, stride = width + 2 * kv, at = [0, 3, 17, 70, 99_991];
+    const heads = 6, width = heads * headDim, kv = 2 * headDim, stride = width + 2 * kv;
     for (
       const [keys, values] of [[plain, plain], [{ subDim: 8, bits: 12, ...all }, {
         subDim: 4,
@@ -95,28 +95,32 @@ testOnDevices("KvLayer.ropeQuantize rotates as rope does and stores what quantiz
         asMatrices: true,
       }]]
     ) {
-      using layer = new TestLayer(device, random, keys, values, shape, 1600);
-      const rows = at.length;
-      using joint = Tensor.from(device, random.normals(rows * stride), [rows, stride]);
-      using apart = Tensor.empty(device, "f32", [rows, stride]);
-      apart.copyFrom(joint);
-      using slots = Tensor.from(device, new Int32Array(rows).fill(1));
-      using positions = Tensor.from(device, Int32Array.from(at));
-      using frequencies = Tensor.from(
-        device,
-        Float32Array.from({ length: headDim / 2 }, (_, i) => 1e4 ** (-2 * i / headDim)),
-      );
-      const sides = (x: Tensor) => [x.columns(width, kv), x.columns(width + kv, kv)] as const;
-      const read = () => at.map((position) => layer.pages(1, position, 1));
-      rope(apart, positions, frequencies, { heads: heads + 2, headDim, stride });
-      layer.native.quantize(...sides(apart), slots, positions);
-      const expected = read();
-      layer.native.ropeQuantize(joint, ...sides(joint), slots, positions, frequencies, { heads, stride });
-      const found = read(), name = `${headDim} channels, ${keys.bits} bits`;
-      assertAllClose(joint.columns(0, width).read(), [...apart.columns(0, width).read()], { absolute: 2e-6 }, name);
-      for (let i = 0; i < rows; i++) {
-        assertAllClose(found[i].keys, [...expected[i].keys], { absolute: 1e-6, relative: 2 ** -7 }, `${name}, keys`);
-        assertAllClose(found[i].values, [...expected[i].values], { absolute: 1e-6 }, `${name}, values`);
+      // A few rows, and those of a batch.
+      const few = [0, 3, 17, 70, 99_991], many = [...few, ...Array.from({ length: 30 }, (_, i) => 100 + 97 * i)];
+      for (const at of [few, many]) {
+        using layer = new TestLayer(device, random, keys, values, shape, 1600);
+        const rows = at.length;
+        using joint = Tensor.from(device, random.normals(rows * stride), [rows, stride]);
+        using apart = Tensor.empty(device, "f32", [rows, stride]);
+        apart.copyFrom(joint);
+        using slots = Tensor.from(device, new Int32Array(rows).fill(1));
+        using positions = Tensor.from(device, Int32Array.from(at));
+        using frequencies = Tensor.from(
+          device,
+          Float32Array.from({ length: headDim / 2 }, (_, i) => 1e4 ** (-2 * i / headDim)),
+        );
+        const sides = (x: Tensor) => [x.columns(width, kv), x.columns(width + kv, kv)] as const;
+        const read = () => at.map((position) => layer.pages(1, position, 1));
+        rope(apart, positions, frequencies, { heads: heads + 2, headDim, stride });
+        layer.native.quantize(...sides(apart), slots, positions);
+        const expected = read();
+        layer.native.ropeQuantize(joint, ...sides(joint), slots, positions, frequencies, { heads, stride });
+        const found = read(), name = `${headDim} channels, ${keys.bits} bits, ${rows} rows`;
+        assertAllClose(joint.columns(0, width).read(), [...apart.columns(0, width).read()], { absolute: 2e-6 }, name);
+        for (let i = 0; i < rows; i++) {
+          assertAllClose(found[i].keys, [...expected[i].keys], { absolute: 1e-6, relative: 2 ** -7 }, `${name}, keys`);
+          assertAllClose(found[i].values, [...expected[i].values], { absolute: 1e-6 }, `${name}, values`);
+        }
       }
     }
   }
