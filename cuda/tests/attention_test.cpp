@@ -372,7 +372,8 @@ TEST(quantize_rows) {
     const std::pair<int, int> formats[] = {{1, 16}, {2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
     for (const int D : {128, 64})
         for (int i = 0; i < 8; ++i) {
-            const int kv_heads = 4, count = t.small ? 900 : 2000, scaled = t.integer(0, 1), matrices = t.integer(0, 1);
+            if (t.small && i != 1 && i != 4) continue; // 2, 4 and 8 channels
+            const int kv_heads = 4, count = t.small ? 450 : 2000, scaled = t.integer(0, 1), matrices = t.integer(0, 1);
             auto side = [&](std::pair<int, int> f) {
                 if (f.second == 16) return Side{1, 16, 1, 0, 0, 0};
                 return Side{f.first, f.second, scaled ? kv_heads : 1, matrices, 1, scaled, 1, matrices};
