@@ -103,6 +103,11 @@ await command({
     length: { type: "number", default: 1024, help: "predictions a window" },
     "calibration-windows": { type: "number", default: 4, help: "windows of calibration text" },
     "calibration-length": { type: "number", default: 1024, help: "tokens a calibration window" },
+    "calibration-context": {
+      type: "number",
+      default: 0,
+      help: "tokens of context that calibration windows are spread over by rotating their keys; 0: none",
+    },
     "sensitivity-windows": { type: "number", default: 1, help: "calibration windows that layers are compared on" },
     "sensitivity-length": { type: "number", default: 1024, help: "tokens of each of these windows" },
     samples: { type: "number", default: 50000, help: "sub-vectors a codebook is trained on, at most" },
@@ -149,9 +154,12 @@ await command({
     if (!found) return undefined;
     const { text, sha256 } = describe(found.path);
     const { "calibration-windows": windowCount, "calibration-length": windowLength } = options;
+    const context = options["calibration-context"] || undefined;
     const windows = textWindows(tokenizer, text, windowLength, windowCount);
     const weights = rows.some(({ recipe = {} }) => needsWeights(recipe)), { window } = kvConfig("vq2");
-    const activations = owned.use(await Activations.capture(model, windows, { skip, window, weights, signal }));
+    const activations = owned.use(
+      await Activations.capture(model, windows, { skip, context, window, weights, signal }),
+    );
     const made = { activations, sha256, windows };
     sources.set(key, made);
     say(`captured ${kind}`);
@@ -163,6 +171,7 @@ await command({
     windows: count,
     calibrationWindows: options["calibration-windows"],
     calibrationLength: options["calibration-length"],
+    ...(options["calibration-context"] && { calibrationContext: options["calibration-context"] }),
     sensitivityLength: options["sensitivity-length"],
     samples: options.samples,
     iterations: options.iterations,

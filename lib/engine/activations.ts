@@ -18,6 +18,11 @@ import { addImportance, addOuter, importancePositions, type ImportanceSums, impo
 export interface CaptureOptions {
   /** First positions of each window that are left out, as a cache keeps them exactly. Default 4. */
   skip?: number;
+  /**
+   * Tokens of context that the keys and queries are to stand for: the windows are rotated to positions spread over it, from its beginning to
+   * its end. Default: the longest window's, so that each begins at 0.
+   */
+  context?: number;
   /** Newest positions that a cache keeps exactly, whose errors `weights` does not count. Default 0. */
   window?: number;
   /** Whether {@linkcode Activations.importance} and {@linkcode Activations.weightedMoments} are wanted, which cost time. Default false. */
@@ -26,6 +31,15 @@ export interface CaptureOptions {
   onProgress?: (done: number, total: number) => void;
   /** Stops between chunks of a layer. */
   signal?: AbortSignal;
+}
+
+/**
+ * Where window `index` of `count` begins, as a part of the positions that it can begin at: a place in its own stretch of them, the first at
+ * the beginning and the last at the end. The places are irregular, so that no pair of channels comes to the same angles in each.
+ */
+function beginning(index: number, count: number): number {
+  if (index === 0) return 0;
+  return (index + (index === count - 1 ? 1 : index * 0.6180339887498949 % 1)) / count;
 }
 
 /** One query row in so many goes into the moments. */
@@ -105,6 +119,7 @@ export class Activations implements Disposable {
       queries: new Float64Array(moments[layer].length),
     }));
     const exact = kvConfig("bf16"), context = Math.max(...windows.map((window) => window.length));
+    const reach = Math.max(0, (options.context ?? context) - context);
     try {
       using cache = new KvCache(model.device, shape, exact, { keys: exactSide(), values: exactSide() }, { context });
       let begin = 0, counted = 0;
@@ -117,6 +132,7 @@ export class Activations implements Disposable {
           for (
             const _ of model.prefillParts(null, sequence, window, {
               signal,
+              rotated: Math.round(beginning(index, windows.length) * reach),
               observe: (layer, kv) => {
                 const own = stored[layer].rows(begin, count);
                 own.copyFrom(kv.rows(skip, count));

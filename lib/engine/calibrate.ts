@@ -101,7 +101,12 @@ export function needsWeights({ importance, fitted }: Recipe): boolean {
   return importance === true || fitted === true || fitted === "keys";
 }
 
-/** Trains the calibration of `config` for a model on windows of tokens. The same inputs and seed give the same bytes. */
+/**
+ * Trains the calibration of `config` for a model on windows of tokens. The same inputs and seed give the same bytes.
+ *
+ * Windows shorter than the model's context stand for all of it: RoPE begins at another position in each. Slow pairs of channels hardly
+ * turn within a window, and what is fitted to them there is wrong further on (docs/ablation.md has figures).
+ */
 export async function calibrate(
   model: Llama,
   config: KvConfig,
@@ -110,7 +115,14 @@ export async function calibrate(
   options: CalibrateOptions = {},
 ): Promise<Calibration> {
   const { layerBits, skip } = recipe, { signal } = options, weights = needsWeights(recipe);
-  using activations = await Activations.capture(model, windows, { skip, window: config.window, weights, signal });
+  const context = model.config.contextLength;
+  using activations = await Activations.capture(model, windows, {
+    skip,
+    context,
+    window: config.window,
+    weights,
+    signal,
+  });
   const steps = 2 * activations.shape.layers;
   if (layerBits === undefined) return await train(model.device, activations, config, recipe, options);
   const total = 2 * steps, at = FORMATS.d4b8;

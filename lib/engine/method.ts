@@ -46,7 +46,14 @@ export class MethodCalibrator implements Disposable {
     // The window is one of the weights alone.
     const known = this.#captured.find((old) => old.skip === skip && (!weights || old.weights && old.window === window));
     if (known) return known.activations;
-    const activations = await Activations.capture(this.#model, this.#windows, { skip, window, weights, signal });
+    const context = this.#model.config.contextLength;
+    const activations = await Activations.capture(this.#model, this.#windows, {
+      skip,
+      context,
+      window,
+      weights,
+      signal,
+    });
     this.#captured.push({ skip, window, weights, activations });
     return activations;
   }

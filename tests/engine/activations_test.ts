@@ -12,6 +12,7 @@ import {
   textWindows,
   train,
 } from "../../mod.ts";
+import { ropeFrequencies } from "../../lib/ops/rope.ts";
 import { folder, openEmbedded, tokenizer } from "../support/embedded.ts";
 import { assertAllClose } from "../support/close.ts";
 import { dot, logSoftmax, row } from "../support/reference.ts";
@@ -66,6 +67,38 @@ test("activations are the keys and values that the model's steps have, without t
   }
   assertThrows(() => all.importance(0, "keys"), RangeError, "weights: true");
   await assertRejects(() => Activations.capture(model, windows, { skip: 600 }), RangeError, "600 first positions");
+});
+
+test("windows spread over a context have the same values, and keys and queries as far on as they stand", async () => {
+  using opened = await openEmbedded();
+  const { model } = opened, { kvHeads, headDim } = model.config, layer = 6, width = kvHeads * headDim;
+  const three = [...windows, windows[0]], context = 2600; // the windows begin at 0, 1079 and 2000
+  using plain = await Activations.capture(model, three, { weights: true });
+  using spread = await Activations.capture(model, three, { weights: true, context });
+  assertAllClose(spread.rows(layer, "values"), [...plain.rows(layer, "values")], { absolute: 2e-3 }, "values");
+  const frequencies = ropeFrequencies(model.config), keys = plain.rows(layer, "keys");
+  const expected = Float64Array.from(keys);
+  for (const [window, from] of [0, 1079, 2000].entries()) {
+    for (let at = window * 596 * width; at < (window + 1) * 596 * width; at += headDim) {
+      for (let i = 0; i < headDim / 2; i++) {
+        const angle = from * frequencies[i], [a, b] = [keys[at + i], keys[at + i + headDim / 2]];
+        expected[at + i] = a * Math.cos(angle) - b * Math.sin(angle);
+        expected[at + i + headDim / 2] = b * Math.cos(angle) + a * Math.sin(angle);
+      }
+    }
+  }
+  assertAllClose(spread.rows(layer, "keys"), [...expected], { absolute: 5e-3 }, "keys");
+  // What a key counts for follows from differences of positions; the moments of the queries turn with them.
+  const total = (x: ArrayLike<number>) => Array.from(x).reduce((sum, value) => sum + value, 0);
+  const [weights, others] = [plain, spread].map((each) => total(each.importance(layer, "keys")));
+  assert(Math.abs(others / weights - 1) < 1e-2, `importance adds up to ${others}, without rotation to ${weights}`);
+  const trace = (moments: Float64Array) => moments.reduce((sum, x, i) => i % (headDim + 1) === 0 ? sum + x : sum, 0);
+  const [of, to] = [plain, spread].map((each) => each.queryMoments[layer].subarray(0, headDim * headDim));
+  assert(Math.abs(trace(to) / trace(of) - 1) < 1e-3, "rotation keeps lengths");
+  assert(
+    of.some((x, i) => Math.abs(x - to[i]) > 0.05 * trace(of) / headDim),
+    "the moments of the queries have not turned",
+  );
 });
 
 /** Queries [tokens, heads, headDim] and keys and values [tokens, 2, kvHeads, headDim] of a layer, as a prompt has them. */
