@@ -23,11 +23,23 @@ export interface MethodOptions {
   signal?: AbortSignal;
 }
 
+/** How {@linkcode MethodCalibrator.activations} looks at the text. */
+interface Captured {
+  /** First positions of each window left out. */
+  skip: number;
+  /** Newest positions whose errors the weights do not count. */
+  window: number;
+  /** With importance. */
+  weights: boolean;
+  /** Spread over the model's context, as fitted transforms need. */
+  spread?: boolean;
+}
+
 /** Calibrates methods on one text; what the model's attention sees there is captured once for all of them. */
 export class MethodCalibrator implements Disposable {
   readonly #model: Llama;
   readonly #windows: readonly Int32Array[];
-  readonly #captured: { skip: number; window: number; weights: boolean; activations: Activations }[] = [];
+  readonly #captured: (Captured & { activations: Activations })[] = [];
 
   /** Takes windows of tokens of the calibration text. */
   constructor(model: Llama, windows: readonly Int32Array[]) {
@@ -37,24 +49,21 @@ export class MethodCalibrator implements Disposable {
 
   /**
    * What attention sees on the text, without the first `skip` positions of each window, with importance where `weights` says so, which
-   * leaves out the newest `window` positions. The calibrator's own: it goes with it.
+   * leaves out the newest `window` positions, and spread over the model's context where `spread` does. The calibrator's own: it goes with it.
    */
   async activations(
-    { skip, window, weights }: { skip: number; window: number; weights: boolean },
+    { skip, window, weights, spread = false }: Captured,
     signal?: AbortSignal,
   ): Promise<Activations> {
     // The window is one of the weights alone.
-    const known = this.#captured.find((old) => old.skip === skip && (!weights || old.weights && old.window === window));
+    const known = this.#captured.find((old) =>
+      old.skip === skip && old.spread === spread && (!weights || old.weights && old.window === window)
+    );
     if (known) return known.activations;
-    const context = this.#model.config.contextLength;
-    const activations = await Activations.capture(this.#model, this.#windows, {
-      skip,
-      context,
-      window,
-      weights,
-      signal,
-    });
-    this.#captured.push({ skip, window, weights, activations });
+    const context = spread ? this.#model.config.contextLength : undefined;
+    const options = { skip, context, window, weights, signal };
+    const activations = await Activations.capture(this.#model, this.#windows, options);
+    this.#captured.push({ skip, window, weights, spread, activations });
     return activations;
   }
 
@@ -63,7 +72,10 @@ export class MethodCalibrator implements Disposable {
     const { scheme } = method, { sinks: skip, window } = config, { device } = this.#model;
     if (typeof scheme === "string") throw new RangeError(`${method.name}: nothing is trained for it`);
     const { smooth, keyHadamard, fitted, perHead, weighted: importance } = scheme;
-    const activations = await this.activations({ skip, window, weights: importance || fitted }, options.signal);
+    const activations = await this.activations(
+      { skip, window, weights: importance || fitted, spread: fitted },
+      options.signal,
+    );
     if (!scheme.perPart) {
       const recipe = { smooth, keyHadamard, fitted, perHead, importance };
       const calibration = await train(device, activations, config, recipe, options);
