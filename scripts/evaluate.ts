@@ -314,7 +314,7 @@ async function codebookMeasures(
   sinks: number,
   signal: AbortSignal,
 ) {
-  const activations = await calibrator.activations({ skip: sinks, window: 0, weights: false }, signal),
+  const activations = await calibrator.activations({ skip: sinks, signal }),
     fused = contenders.filter(({ method }) => method.path === "fused");
   return {
     codebooks: fused.flatMap(({ name, cache }) => codebookUse(cache, activations).map((use) => ({ name, ...use }))),

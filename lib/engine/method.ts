@@ -12,7 +12,7 @@ import type { Method } from "../cache/method.ts";
 import type { ProductMethod, ProductScheme } from "../cache/product.ts";
 import { ReferenceCache } from "../cache/reference.ts";
 import type { Llama } from "../models/llama.ts";
-import { Activations } from "./activations.ts";
+import { Activations, type CaptureOptions } from "./activations.ts";
 import { train, trainCodebook } from "./calibrate.ts";
 
 /** Options of {@linkcode MethodCalibrator}. */
@@ -23,23 +23,11 @@ export interface MethodOptions {
   signal?: AbortSignal;
 }
 
-/** How {@linkcode MethodCalibrator.activations} looks at the text. */
-interface Captured {
-  /** First positions of each window left out. */
-  skip: number;
-  /** Newest positions whose errors the weights do not count. */
-  window: number;
-  /** With importance. */
-  weights: boolean;
-  /** Spread over the model's context, as fitted transforms need. */
-  spread?: boolean;
-}
-
 /** Calibrates methods on one text; what the model's attention sees there is captured once for all of them. */
 export class MethodCalibrator implements Disposable {
   readonly #model: Llama;
   readonly #windows: readonly Int32Array[];
-  readonly #captured: (Captured & { activations: Activations })[] = [];
+  readonly #captured: (CaptureOptions & { activations: Activations })[] = [];
 
   /** Takes windows of tokens of the calibration text. */
   constructor(model: Llama, windows: readonly Int32Array[]) {
@@ -47,23 +35,16 @@ export class MethodCalibrator implements Disposable {
     this.#windows = windows;
   }
 
-  /**
-   * What attention sees on the text, without the first `skip` positions of each window, with importance where `weights` says so, which
-   * leaves out the newest `window` positions, and spread over the model's context where `spread` does. The calibrator's own: it goes with it.
-   */
-  async activations(
-    { skip, window, weights, spread = false }: Captured,
-    signal?: AbortSignal,
-  ): Promise<Activations> {
+  /** What attention sees on the text. The calibrator's own: it goes with it. */
+  async activations(options: CaptureOptions = {}): Promise<Activations> {
+    const { skip = 4, context, window = 0, weights = false } = options;
     // The window is one of the weights alone.
     const known = this.#captured.find((old) =>
-      old.skip === skip && old.spread === spread && (!weights || old.weights && old.window === window)
+      old.skip === skip && old.context === context && (!weights || old.weights && old.window === window)
     );
     if (known) return known.activations;
-    const context = spread ? this.#model.config.contextLength : undefined;
-    const options = { skip, context, window, weights, signal };
     const activations = await Activations.capture(this.#model, this.#windows, options);
-    this.#captured.push({ skip, window, weights, spread, activations });
+    this.#captured.push({ skip, context, window, weights, activations });
     return activations;
   }
 
@@ -72,10 +53,14 @@ export class MethodCalibrator implements Disposable {
     const { scheme } = method, { sinks: skip, window } = config, { device } = this.#model;
     if (typeof scheme === "string") throw new RangeError(`${method.name}: nothing is trained for it`);
     const { smooth, keyHadamard, fitted, perHead, weighted: importance } = scheme;
-    const activations = await this.activations(
-      { skip, window, weights: importance || fitted, spread: fitted },
-      options.signal,
-    );
+    const activations = await this.activations({
+      skip,
+      // Transforms are fitted to keys at all positions that the model can have.
+      context: fitted ? this.#model.config.contextLength : undefined,
+      window,
+      weights: importance || fitted,
+      signal: options.signal,
+    });
     if (!scheme.perPart) {
       const recipe = { smooth, keyHadamard, fitted, perHead, importance };
       const calibration = await train(device, activations, config, recipe, options);
