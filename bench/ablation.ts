@@ -253,8 +253,11 @@ await command({
       const config = kvConfig({ keys: row.keys, values: row.values, sinks: row.sinks, window: row.window });
       if (row.coder) {
         const { activations } = (await source(kind, row.recipe))!, bar = progress(row.name, 2 * shape.layers);
-        const recipe = { ...row.recipe, ...trained };
-        const method = await coderMethod(device, activations, row.coder, recipe, { signal, onProgress: bar.update })
+        const recipe = { ...row.recipe, ...trained, layerFormats: await formatsOf(row, kind) };
+        const method = await coderMethod(device, activations, row.coder, config, recipe, {
+          signal,
+          onProgress: bar.update,
+        })
           .finally(() => bar.stop());
         const cache = batch.use(new ReferenceCache(device, shape, method, config, { context: length }));
         const seconds = Number(((performance.now() - from) / 1000).toFixed(2));

@@ -1,6 +1,6 @@
 /**
  * Coders that no kernel reads, behind the fitted transforms of `vecinfer+`: what two residual stages and trellis codes would
- * bring at 2 bits. They run on the reference path.
+ * bring at each rate and under formats a layer. They run on the reference path.
  *
  * @module
  */
@@ -10,7 +10,8 @@ import {
   type CacheShape,
   type Device,
   type ExactTokens,
-  FORMATS,
+  type Format,
+  type KvConfig,
   kvConfig,
   type Recipe,
   type ReferenceMethod,
@@ -20,20 +21,23 @@ import {
 } from "../mod.ts";
 
 /**
- * `residual`: a code of 8 bits for 8 channels, and one for what it leaves (RVQ), both refined together and found with a beam. `trellis`: a
- * code of 8 bits for 4 channels, whose codeword among 4096 the lower 4 bits of the code before it choose too; found by Viterbi's algorithm
- * over a vector (trellis-coded quantization, Marcellin and Fischer 1990; QTIP, arXiv 2406.11235).
+ * In place of a format of b bits for d channels:
+ *
+ * - `residual`: a code of b bits for 2 d channels, and one for what it leaves (RVQ), both refined together and found with a beam;
+ * - `trellis`: a code of b bits for d channels, whose codeword among {@linkcode BOOK} / d the lower bits of the code before it choose too:
+ *   16 states at d4b8. Found by Viterbi's algorithm over a vector (trellis-coded quantization, Marcellin and Fischer 1990; QTIP, arXiv
+ *   2406.11235).
  */
 export type Coder = "residual" | "trellis";
+
+/** Numbers of a trellis's codebook: 32 KB as f16, of which shared memory holds one for keys and one for values. */
+const BOOK = 16384;
 
 /** Sub-vectors that k-means starts from, vectors that a coder is refined on, and rounds of that. */
 const POINTS = 60000, REFINED = { residual: 4000, trellis: 3000 }, ROUNDS = { residual: 4, trellis: 5 };
 
 /** Codewords kept of the first stage while the second is looked for. */
 const BEAM = 4;
-
-/** States of the trellis, and codewords that lead from one to another. */
-const STATES = 16, PARALLEL = 16;
 
 /** Old codewords count as so many points when they are moved. */
 const INERTIA = 2;
@@ -59,9 +63,19 @@ function lengths(words: Float64Array, d: number): Float64Array {
   });
 }
 
-/** Codewords of both stages, [2, 256, 8]. */
-export function residualCoder(words: Float64Array): HeadCoder {
-  const d = 8, count = 256, target = new Float64Array(d), rest = new Float64Array(d);
+/** |x - w|^2 of all codewords, but for |x|^2; x is given twofold. A function of its own, as it takes all the time and compiles best so. */
+function distances(out: Float64Array, x: Float64Array, words: Float64Array, norms: Float64Array): void {
+  const d = x.length;
+  for (let w = 0, at = 0; w < out.length; w++) {
+    let sum = norms[w];
+    for (let i = 0; i < d; i++, at++) sum -= x[i] * words[at];
+    out[w] = sum;
+  }
+}
+
+/** Codewords of both stages, [2, codewords, d]. */
+export function residualCoder(words: Float64Array, d: number): HeadCoder {
+  const count = words.length / (2 * d), target = new Float64Array(d), rest = new Float64Array(d);
   const scores = new Float64Array(count);
   let norms = lengths(words, d);
   const score = (x: Float64Array, w: number): number => {
@@ -98,11 +112,16 @@ export function residualCoder(words: Float64Array): HeadCoder {
   };
 }
 
-/** Codewords [4096, 4]; number w leads from state w >> 8 to state w % 16, and a vector begins in state 0. */
-export function trellisCoder(words: Float64Array): HeadCoder {
-  const d = 4;
-  let norms = lengths(words, d), costs = new Float64Array(STATES), next = new Float64Array(STATES);
-  const from = new Int32Array(64 * STATES); // [sub-vector, state]: the codeword that leads there
+/**
+ * Codewords [codewords, d] for codes of `bits`: number w is code w % 2^bits from state w >> bits, and leads to state w % states. A vector
+ * begins in state 0.
+ */
+export function trellisCoder(words: Float64Array, d: number, bits: number): HeadCoder {
+  // Cut to whole numbers for the compiler: a quotient makes what is computed with it ten times as slow.
+  const total = words.length / d | 0, states = total >> bits, parallel = 2 ** bits / states | 0;
+  const scores = new Float64Array(total), x = new Float64Array(d);
+  let norms = lengths(words, d), costs = new Float64Array(states), next = new Float64Array(states);
+  const from = new Int32Array(128 * states); // [sub-vector, state]: the codeword that leads there
   return {
     words,
     subDim: d,
@@ -113,20 +132,19 @@ export function trellisCoder(words: Float64Array): HeadCoder {
       costs.fill(Infinity);
       costs[0] = 0;
       for (let sub = 0; sub < count; sub++) {
-        const first = sub * d;
-        const x = 2 * vector[first], y = 2 * vector[first + 1], z = 2 * vector[first + 2], u = 2 * vector[first + 3];
+        for (let i = 0; i < d; i++) x[i] = 2 * vector[sub * d + i];
+        distances(scores, x, words, norms);
         next.fill(Infinity);
-        for (let state = 0; state < STATES; state++) {
+        for (let state = 0; state < states; state++) {
           const before = costs[state];
           if (before === Infinity) continue;
-          for (let k = 0; k < PARALLEL; k++) {
-            for (let to = 0; to < STATES; to++) {
-              const w = (state * PARALLEL + k) * STATES + to, at = w * d;
-              const cost = before + norms[w] - x * words[at] - y * words[at + 1] - z * words[at + 2] -
-                u * words[at + 3];
+          for (let k = 0; k < parallel; k++) {
+            const begin = (state * parallel + k) * states;
+            for (let to = 0; to < states; to++) {
+              const cost = before + scores[begin + to];
               if (cost < next[to]) {
                 next[to] = cost;
-                from[sub * STATES + to] = w;
+                from[sub * states + to] = begin + to;
               }
             }
           }
@@ -134,12 +152,12 @@ export function trellisCoder(words: Float64Array): HeadCoder {
         [costs, next] = [next, costs];
       }
       let state = 0;
-      for (let to = 1; to < STATES; to++) if (costs[to] < costs[state]) state = to;
+      for (let to = 1; to < states; to++) if (costs[to] < costs[state]) state = to;
       for (let sub = count - 1; sub >= 0; sub--) {
-        const w = from[sub * STATES + state];
+        const w = from[sub * states + state];
         for (let i = 0; i < d; i++) vector[sub * d + i] = words[w * d + i];
         if (used) used[sub] = w;
-        state = Math.floor(w / (PARALLEL * STATES));
+        state = w >> bits;
       }
     },
   };
@@ -182,23 +200,43 @@ function sample(
   };
 }
 
-/** Trains a coder behind the fitted transforms of `recipe`. Deterministic. */
+/** The codebook of a trellis for `format`. */
+function trellisFormat({ name, subDim }: Format): Format {
+  return { name: `${name}, trellis`, subDim, bits: Math.log2(BOOK / subDim) };
+}
+
+/** What each stage of two is, in place of `format`. */
+function stageFormat({ name, subDim, bits }: Format): Format {
+  return { name: `${name}, a stage of two`, subDim: 2 * subDim, bits };
+}
+
+/**
+ * Trains a coder in place of formats, the layers' own where `recipe` has them, behind the fitted transforms of `recipe`. Deterministic.
+ */
 export async function coderMethod(
   device: Device,
   activations: Activations,
   coder: Coder,
+  config: KvConfig,
   recipe: Recipe,
   options: { signal?: AbortSignal; onProgress?: (done: number, total: number) => void } = {},
 ): Promise<ReferenceMethod> {
   const { shape } = activations, { layers, kvHeads, headDim } = shape, { signal } = options, size = headDim * headDim;
-  const format = FORMATS[coder === "residual" ? "d8b8" : "d4b8"], { subDim } = format, parts = headDim / subDim;
-  const base = await train(device, activations, kvConfig(format.name), recipe, { signal });
+  const formats = (["keys", "values"] as const).map((which) =>
+    recipe.layerFormats?.[which] ?? new Array<Format>(layers).fill(config[which])
+  );
+  const [keys, values] = coder === "trellis" ? formats : formats.map((side) => side.map(stageFormat));
+  const layerFormats = { keys, values };
+  const base = await train(device, activations, config, { ...recipe, layerFormats }, { signal });
   const sides: Record<"keys" | "values", HeadCoder[][]> = { keys: [], values: [] };
   let done = 0;
   for (const which of ["keys", "values"] as const) {
     for (let layer = 0; layer < layers; layer++) {
-      const rows = activations.rows(layer, which, { matrix: base[which].layers[layer].matrix });
-      const importance = activations.importance(layer, which), coders: HeadCoder[] = [];
+      const { codebook, matrix } = base[which].layers[layer],
+        format = layerFormats[which][layer],
+        { subDim, bits } = format;
+      const rows = activations.rows(layer, which, { matrix }), importance = activations.importance(layer, which);
+      const coders: HeadCoder[] = [], parts = headDim / subDim;
       for (let head = 0; head < kvHeads; head++) {
         const { vectors, weights } = sample(rows, importance, shape, head, Math.ceil(POINTS / parts));
         const points = Float32Array.from(vectors.flatMap((vector) => [...vector]));
@@ -208,8 +246,8 @@ export async function coderMethod(
         );
         let made: HeadCoder;
         if (coder === "residual") {
-          const first = base[which].layers[layer].codebook.subarray(head * 256 * subDim, (head + 1) * 256 * subDim);
-          const alone = residualCoder(Float64Array.from([...first, ...new Array(256 * subDim).fill(0)]));
+          const length = codebook.length / kvHeads, first = codebook.subarray(head * length, (head + 1) * length);
+          const alone = residualCoder(Float64Array.from([...first, ...new Array(length).fill(0)]), subDim);
           const left = points.slice();
           vectors.forEach((vector, v) => {
             const coded = vector.slice();
@@ -217,11 +255,12 @@ export async function coderMethod(
             coded.forEach((x, i) => left[v * headDim + i] -= x);
           });
           const second = await trainCodebook(device, format, left, pointWeights, recipe, { signal });
-          made = residualCoder(Float64Array.from([...first, ...second]));
+          made = residualCoder(Float64Array.from([...first, ...second]), subDim);
         } else {
-          const words = await trainCodebook(device, FORMATS.d4b12, points, pointWeights, recipe, { signal });
-          // Codewords that share a state must lie apart: any order but that of k-means will do. 1597 has no divisor in common with 4096.
-          made = trellisCoder(Float64Array.from(words, (_, i) => words[Math.floor(i / 4) * 1597 % 4096 * 4 + i % 4]));
+          const words = await trainCodebook(device, trellisFormat(format), points, pointWeights, recipe, { signal });
+          // Codewords that share a state must lie apart: any order but that of k-means will do. 1597 is odd, their number a power of two.
+          const place = (i: number) => Math.floor(i / subDim) * 1597 % (BOOK / subDim) * subDim + i % subDim;
+          made = trellisCoder(Float64Array.from(words, (_, i) => words[place(i)]), subDim, bits);
         }
         const refined = sample(rows, importance, shape, head, REFINED[coder]);
         for (let round = 0; round < ROUNDS[coder]; round++) {
@@ -243,7 +282,7 @@ export async function coderMethod(
   };
   return {
     name: coder,
-    title: coder === "residual" ? "two residual stages" : "trellis codes of 16 states",
+    title: coder === "residual" ? "two residual stages" : "trellis codes",
     paper: coder === "residual" ? "RVQ" : "arXiv 2406.11235",
     path: "reference",
     group: 64,
@@ -276,9 +315,12 @@ export async function coderMethod(
     },
     bytes(_, tokens, { sinks, window }: ExactTokens) {
       // As cacheBytes has it for a coded cache: codes of all tokens, the ring, sinks, codebooks and matrices as f16.
-      const { recent } = kvConfig({ keys: format.name, values: format.name, sinks, window });
-      const heads = 2 * layers * kvHeads, words = coder === "residual" ? 512 * 8 : 4096 * 4;
-      return heads * (Math.ceil(tokens / 64) * 64 * headDim / 4 + (recent + sinks) * headDim * 2 + (words + size) * 2);
+      const { recent } = kvConfig({ keys: "d4b8", values: "d4b8", sinks, window });
+      const coded = Math.ceil(tokens / 64) * 64, exact = (recent + sinks) * headDim * 2;
+      return formats.flat().reduce((sum, { subDim, bits }) => {
+        const words = coder === "residual" ? 2 * 2 ** bits * 2 * subDim : BOOK;
+        return sum + kvHeads * (coded * headDim * bits / subDim / 8 + exact + (words + size) * 2);
+      }, 0);
     },
   };
 }

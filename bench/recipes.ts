@@ -17,7 +17,7 @@ export interface AblationRow {
   readonly values: string;
   /** How the codebooks are trained. */
   readonly recipe?: Recipe;
-  /** A coder in place of a codebook. */
+  /** A coder in place of the formats. */
   readonly coder?: Coder;
   /** The Gaussian codebook in place of a trained one. */
   readonly dataFree?: boolean;
@@ -94,9 +94,16 @@ export const ABLATION: readonly AblationRow[] = [
   { name: "2 layers at 1.95, formats of 12 bits too", ...layered(1.95, plus, [...fast, "d4b6", "d4b12", "d8b12"]) },
   { name: "1.5 layers at 1.45", ...layered(1.45, plus) },
   { name: "3 layers at 2.9", ...layered(2.9, plus) },
-  // Coders without kernels.
-  { name: "2 fitted, codebook a head, importance, two stages", ...d8b8, recipe: plus, coder: "residual" },
-  { name: "2 fitted, codebook a head, importance, trellis", ...d4b8, recipe: plus, coder: "trellis" },
+  // Coders without kernels. The books of a trellis take 0.12 bits at 64 channels and 32768 tokens: under formats a layer, codes have less.
+  ...([["two stages", "residual", 1.95, 1.45], ["trellis", "trellis", 1.83, 1.33]] as const).flatMap((
+    [title, coder, two, less],
+  ) => [
+    { name: `2 fitted, codebook a head, importance, ${title}`, ...d4b8, recipe: plus, coder },
+    { name: `1.5 fitted, codebook a head, importance, d4b6, ${title}`, ...d4b6, recipe: plus, coder },
+    { name: `1 fitted, codebook a head, importance, ${title}`, ...d8b8, recipe: plus, coder },
+    { name: `2 layers at ${two}, ${title}`, ...layered(two, plus), coder },
+    { name: `1.5 layers at ${less}, ${title}`, ...layered(less, plus), coder },
+  ]),
   // Data-free, at every rate.
   { name: "4 data-free", keys: "d2b8", values: "d2b8", dataFree: true },
   { name: "3 data-free", keys: "d4b12", values: "d4b12", dataFree: true },
