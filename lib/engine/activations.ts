@@ -19,8 +19,8 @@ export interface CaptureOptions {
   /** First positions of each window that are left out, as a cache keeps them exactly. Default 4. */
   skip?: number;
   /**
-   * Tokens of context that the keys and queries are to stand for: the windows are rotated to positions spread over it, from its beginning to
-   * its end. Default: the longest window's, so that each begins at 0.
+   * Tokens of context that the keys and queries are to stand for: where windows are shorter, each token is moved to a position anywhere in it.
+   * Default: the longest window's, so that all stay where they are.
    */
   context?: number;
   /** Newest positions that a cache keeps exactly, whose errors `weights` does not count. Default 0. */
@@ -34,12 +34,12 @@ export interface CaptureOptions {
 }
 
 /**
- * Where window `index` of `count` begins, as a part of the positions that it can begin at: a place in its own stretch of them, the first at
- * the beginning and the last at the end. The places are irregular, so that no pair of channels comes to the same angles in each.
+ * How far tokens of a window move, for them to be spread evenly over the positions from `skip` to `context`: by the golden ratio's sequence, in
+ * which any stretch of tokens is even.
  */
-function beginning(index: number, count: number): number {
-  if (index === 0) return 0;
-  return (index + (index === count - 1 ? 1 : index * 0.6180339887498949 % 1)) / count;
+function shifts(begin: number, length: number, skip: number, context: number): Int32Array {
+  const place = (n: number) => skip + Math.floor(n * 0.6180339887498949 % 1 * (context - skip));
+  return Int32Array.from({ length }, (_, i) => place(begin + i) - i);
 }
 
 /** One query row in so many goes into the moments. */
@@ -119,33 +119,40 @@ export class Activations implements Disposable {
       queries: new Float64Array(moments[layer].length),
     }));
     const exact = kvConfig("bf16"), context = Math.max(...windows.map((window) => window.length));
-    const reach = Math.max(0, (options.context ?? context) - context);
+    const moves = options.context !== undefined && options.context > context;
     try {
       using cache = new KvCache(model.device, shape, exact, { keys: exactSide(), values: exactSide() }, { context });
       let begin = 0, counted = 0;
       for (const [index, window] of windows.entries()) {
         const count = window.length - skip;
         if (count > 0) {
+          using by = moves ? Tensor.from(model.device, shifts(begin, window.length, skip, options.context!)) : null;
           using sequence = cache.sequence();
           const asked = importancePositions(window.length);
           let all = new Float32Array(0), first = 0; // keys and values of the layer, position of the chunk's first query
           for (
             const _ of model.prefillParts(null, sequence, window, {
               signal,
-              rotated: Math.round(beginning(index, windows.length) * reach),
               observe: (layer, kv) => {
                 const own = stored[layer].rows(begin, count);
                 own.copyFrom(kv.rows(skip, count));
+                if (by) model.shift(own, by.rows(skip, count), kvHeads);
                 if (weights) all = kv.read();
                 first = 0;
               },
               observeQueries: (layer, queries) => {
                 const heads = kvHeads * group, q = queries.read() as Float32Array;
+                let moved = q;
+                if (by) {
+                  using copy = Tensor.from(model.device, q, queries.shape);
+                  model.shift(copy, by.rows(first, queries.length), heads);
+                  moved = copy.read() as Float32Array;
+                }
                 const sampled = Math.ceil(queries.length / QUERY_STEP), wide = heads * headDim;
                 for (let i = 0; i < sampled; i++) {
                   for (let head = 0; head < heads; head++) {
                     const at = i * QUERY_STEP * wide + head * headDim;
-                    addOuter(moments[layer], Math.floor(head / group) * headDim * headDim, q, at, headDim);
+                    addOuter(moments[layer], Math.floor(head / group) * headDim * headDim, moved, at, headDim);
                   }
                 }
                 if (layer === 0) counted += sampled * group;
@@ -154,8 +161,8 @@ export class Activations implements Disposable {
                   const own = { keys: keys.subarray(from), values: values.subarray(from), queries: sums };
                   for (const t of asked) {
                     if (t < first || t >= first + queries.length) continue;
-                    const query = q.subarray((t - first) * wide, (t - first + 1) * wide);
-                    addImportance(own, all, query, t, { skip, window: newest }, shape);
+                    const row = (all: Float32Array) => all.subarray((t - first) * wide, (t - first + 1) * wide);
+                    addImportance(own, all, row(q), t, { skip, window: newest }, shape, row(moved));
                   }
                 }
                 first += queries.length;

@@ -79,7 +79,7 @@ export function importancePositions(length: number): number[] {
 /**
  * Adds what the query at position `t` of a window says, over its heads: `q` is [heads, headDim], `kv` the window's keys and values
  * [length, 2, kvHeads, headDim]. The first of `sums` is the token at position `skip`; those before it are seen but not counted, and
- * so are the newest `window` tokens.
+ * so are the newest `window` tokens. The moments are those of `moved`, where the query is to stand for another position.
  */
 export function addImportance(
   sums: ImportanceSums,
@@ -88,6 +88,7 @@ export function addImportance(
   t: number,
   { skip, window }: { skip: number; window: number },
   { kvHeads, headDim }: CacheShape,
+  moved: Float32Array = q,
 ): void {
   const heads = q.length / headDim, group = heads / kvHeads, width = kvHeads * headDim, scale = 1 / Math.sqrt(headDim);
   // All query heads of a KV head at a time, so that its keys and values come from memory once: [token, head of the group].
@@ -129,7 +130,7 @@ export function addImportance(
       }
     }
     for (let h = 0; h < group; h++) {
-      addOuter(sums.queries, kvHead * headDim * headDim, q, (first + h) * headDim, headDim, weight[h]);
+      addOuter(sums.queries, kvHead * headDim * headDim, moved, (first + h) * headDim, headDim, weight[h]);
     }
   }
 }

@@ -28,11 +28,6 @@ export interface PrefillOptions {
   observe?: KvObserver;
   /** Sees a layer's queries after RoPE, f32 [rows, heads, headDim], a chunk at a time. */
   observeQueries?: (layer: number, queries: Tensor) => void;
-  /**
-   * Positions that RoPE adds to those of the prompt's tokens, default 0: keys and queries as they are so much further on. What is
-   * attended to stays the same, as it sees differences of positions alone; the sequence is good for nothing afterwards.
-   */
-  rotated?: number;
   /** Replaces parts of what {@linkcode Llama.prefillPlan} says. */
   plan?: Partial<PrefillPlan>;
 }
@@ -179,7 +174,7 @@ export class Llama implements Disposable {
     sequence.extend(tokens);
     let prompt: Prompt | undefined, complete = false;
     try {
-      prompt = new Prompt(this, ids, past, sequence.slot, plan, options.rotated);
+      prompt = new Prompt(this, ids, past, sequence.slot, plan);
       const { chunk } = prompt;
       for (let first = 0; first < tokens; first += chunk) {
         const rows = Math.min(chunk, tokens - first), to = prompt.residual.at(first, rows);
@@ -220,6 +215,14 @@ export class Llama implements Disposable {
     return [kv.columns(0, this.sizes.kv), kv.columns(this.sizes.kv, this.sizes.kv)];
   }
 
+  /**
+   * Moves the queries or keys at the beginning of rows, f32 [rows, heads, headDim], by so many positions, i32 [rows]: RoPE's rotations
+   * add up.
+   */
+  shift(x: Tensor, by: Tensor, heads: number): void {
+    ops.rope(x, by, this.#frequencies, { rows: x.length, heads, headDim: this.config.headDim, stride: x.stride });
+  }
+
   /** Keys and values of one layer for the chunk of a prompt that begins at token `first`. */
   #keysAndValues(prompt: Prompt, i: number, first: number): void {
     const { config, sizes } = this, { inputNorm: norm, qkv, qkvBias } = this.weights.layers[i];
@@ -228,7 +231,7 @@ export class Llama implements Disposable {
     const bias = qkvBias?.rows(sizes.q, stride), epsilon = config.rmsNormEps;
     ops.linear(kv, x, qkv.rows(sizes.q, stride), { rows, norm, epsilon, bias });
     const { kvHeads: heads, headDim } = config;
-    ops.rope(kv, prompt.angles.rows(first, rows), this.#frequencies, { rows, heads, headDim, stride });
+    ops.rope(kv, prompt.positions.rows(first, rows), this.#frequencies, { rows, heads, headDim, stride });
     prompt.kv.store(first, rows);
   }
 
@@ -246,7 +249,7 @@ export class Llama implements Disposable {
     const epsilon = config.rmsNormEps, { q, attention, gated } = prompt;
     const qWeight = layer.qkv.rows(0, sizes.q), qBias = layer.qkvBias?.rows(0, sizes.q);
     ops.linear(q, x, qWeight, { rows, norm: layer.inputNorm, epsilon, bias: qBias });
-    ops.rope(q, prompt.angles.rows(first, rows), this.#frequencies, { rows, heads, headDim });
+    ops.rope(q, prompt.positions.rows(first, rows), this.#frequencies, { rows, heads, headDim });
     observeQueries?.(i, q.rows(0, rows));
     const [keys, values] = this.#sides(prompt.kv.all);
     ops.attentionPrefill(attention, q, keys, values, {
@@ -322,7 +325,6 @@ class Prompt implements Disposable {
   readonly ids: Tensor;
   readonly positions: Tensor;
   /** The positions that RoPE sees. */
-  readonly angles: Tensor;
   readonly slots: Tensor;
   readonly residual: PromptRows;
   readonly kv: PromptRows;
@@ -331,7 +333,7 @@ class Prompt implements Disposable {
   readonly gated: Tensor;
   readonly #owned: DisposableStack = new DisposableStack();
 
-  constructor(model: Llama, ids: ArrayLike<number>, past: number, slot: number, plan: PrefillPlan, rotated = 0) {
+  constructor(model: Llama, ids: ArrayLike<number>, past: number, slot: number, plan: PrefillPlan) {
     const { device, config, sizes } = model, tokens = ids.length, chunk = Math.min(tokens, plan.rows);
     if (!Number.isInteger(chunk) || chunk < 1) {
       throw new RangeError(`prefill: rows is ${plan.rows}; at least 1 is needed`);
@@ -342,10 +344,7 @@ class Prompt implements Disposable {
     this.chunk = chunk;
     try {
       this.ids = keep(Tensor.from(device, Int32Array.from(ids)));
-      const count = (from: number) =>
-        keep(Tensor.from(device, Int32Array.from({ length: tokens }, (_, i) => from + i)));
-      this.positions = count(past);
-      this.angles = rotated === 0 ? this.positions : count(past + rotated);
+      this.positions = keep(Tensor.from(device, Int32Array.from({ length: tokens }, (_, i) => past + i)));
       this.slots = keep(Tensor.from(device, new Int32Array(chunk).fill(slot)));
       this.residual = keep(new PromptRows(device, plan.residual, tokens, chunk, config.hiddenSize));
       this.kv = keep(new PromptRows(device, plan.kv, tokens, chunk, 2 * sizes.kv));

@@ -69,29 +69,31 @@ test("activations are the keys and values that the model's steps have, without t
   await assertRejects(() => Activations.capture(model, windows, { skip: 600 }), RangeError, "600 first positions");
 });
 
-test("windows spread over a context have the same values, and keys and queries as far on as they stand", async () => {
+test("tokens spread over a context have the same values, and keys and queries of where they stand for", async () => {
   using opened = await openEmbedded();
-  const { model } = opened, { kvHeads, headDim } = model.config, layer = 6, width = kvHeads * headDim;
-  const three = [...windows, windows[0]], context = 2600; // the windows begin at 0, 1079 and 2000
-  using plain = await Activations.capture(model, three, { weights: true });
-  using spread = await Activations.capture(model, three, { weights: true, context });
-  assertAllClose(spread.rows(layer, "values"), [...plain.rows(layer, "values")], { absolute: 2e-3 }, "values");
+  const { model } = opened, { kvHeads, headDim } = model.config, layer = 6, width = kvHeads * headDim, context = 2600;
+  using plain = await Activations.capture(model, windows, { weights: true });
+  using spread = await Activations.capture(model, windows, { weights: true, context });
+  assertAllClose(spread.rows(layer, "values"), [...plain.rows(layer, "values")], { absolute: 1e-6 }, "values");
   const frequencies = ropeFrequencies(model.config), keys = plain.rows(layer, "keys");
-  const expected = Float64Array.from(keys);
-  for (const [window, from] of [0, 1079, 2000].entries()) {
-    for (let at = window * 596 * width; at < (window + 1) * 596 * width; at += headDim) {
-      for (let i = 0; i < headDim / 2; i++) {
-        const angle = from * frequencies[i], [a, b] = [keys[at + i], keys[at + i + headDim / 2]];
-        expected[at + i] = a * Math.cos(angle) - b * Math.sin(angle);
-        expected[at + i + headDim / 2] = b * Math.cos(angle) + a * Math.sin(angle);
-      }
+  const expected = Float64Array.from(keys), counts = new Int32Array(13);
+  for (let at = 0; at < keys.length; at += headDim) {
+    const window = Math.floor(at / (596 * width)), t = Math.floor(at / width) % 596 + 4;
+    const position = 4 + Math.floor((window * 596 + t) * (Math.sqrt(5) - 1) / 2 % 1 * (context - 4));
+    counts[Math.floor(position / 200)]++;
+    for (let i = 0; i < headDim / 2; i++) {
+      const angle = (position - t) * frequencies[i], [a, b] = [keys[at + i], keys[at + i + headDim / 2]];
+      expected[at + i] = a * Math.cos(angle) - b * Math.sin(angle);
+      expected[at + i + headDim / 2] = b * Math.cos(angle) + a * Math.sin(angle);
     }
   }
+  const even = keys.length / headDim / counts.length;
+  assert(counts.every((count) => Math.abs(count / even - 1) < 0.1), `keys of 200 positions each: ${counts}`);
   assertAllClose(spread.rows(layer, "keys"), [...expected], { absolute: 5e-3 }, "keys");
-  // What a key counts for follows from differences of positions; the moments of the queries turn with them.
+  // What a key counts for follows from the window as it is; the moments of the queries turn.
   const total = (x: ArrayLike<number>) => Array.from(x).reduce((sum, value) => sum + value, 0);
   const [weights, others] = [plain, spread].map((each) => total(each.importance(layer, "keys")));
-  assert(Math.abs(others / weights - 1) < 1e-2, `importance adds up to ${others}, without rotation to ${weights}`);
+  assert(Math.abs(others / weights - 1) < 1e-6, `importance adds up to ${others}, without rotation to ${weights}`);
   const trace = (moments: Float64Array) => moments.reduce((sum, x, i) => i % (headDim + 1) === 0 ? sum + x : sum, 0);
   const [of, to] = [plain, spread].map((each) => each.queryMoments[layer].subarray(0, headDim * headDim));
   assert(Math.abs(trace(to) / trace(of) - 1) < 1e-3, "rotation keeps lengths");
