@@ -106,7 +106,7 @@ await command({
     "calibration-context": {
       type: "number",
       default: 0,
-      help: "tokens of context that calibration windows are spread over by rotating their keys; 0: none",
+      help: "tokens of context that fitted transforms are to stand for; 0: those of a calibration window",
     },
     "sensitivity-windows": { type: "number", default: 1, help: "calibration windows that layers are compared on" },
     "sensitivity-length": { type: "number", default: 1024, help: "tokens of each of these windows" },
@@ -147,14 +147,15 @@ await command({
   };
   using owned = new DisposableStack();
   const sources = new Map<string, { activations: Activations; sha256: string; windows: Int32Array[] }>();
-  const source = async (kind: string, { skip = 4 }: Recipe = {}) => {
-    const key = `${kind} ${skip}`, known = sources.get(key);
+  const source = async (kind: string, { skip = 4, fitted }: Recipe = {}) => {
+    // As `calibrate` does, for fitted transforms alone.
+    const context = fitted && options["calibration-context"] || undefined;
+    const key = `${kind} ${skip} ${context}`, known = sources.get(key);
     if (known) return known;
     const found = calibrationTexts.find((text) => text.kind === kind);
     if (!found) return undefined;
     const { text, sha256 } = describe(found.path);
     const { "calibration-windows": windowCount, "calibration-length": windowLength } = options;
-    const context = options["calibration-context"] || undefined;
     const windows = textWindows(tokenizer, text, windowLength, windowCount);
     const weights = rows.some(({ recipe = {} }) => needsWeights(recipe)), { window } = kvConfig("vq2");
     const activations = owned.use(
@@ -162,7 +163,7 @@ await command({
     );
     const made = { activations, sha256, windows };
     sources.set(key, made);
-    say(`captured ${kind}`);
+    say(`captured ${kind}${context ? ` for a context of ${context}` : ""}`);
     return made;
   };
   const settings = {
