@@ -26,7 +26,7 @@ import {
 import { command, UsageError } from "./command.ts";
 import { bytesText, checked, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
 
-/** Tokens of a calibration, and of a window of it. For fitted transforms the windows are spread over the context; see `calibrate`. */
+/** Tokens of a calibration, and of a window of it. For fitted transforms they stand for the whole context; see `calibrate`. */
 const CALIBRATION_TOKENS = 32768, CALIBRATION_LENGTH = 4096;
 
 await command({

@@ -104,8 +104,8 @@ export function needsWeights({ importance, fitted }: Recipe): boolean {
 /**
  * Trains the calibration of `config` for a model on windows of tokens. The same inputs and seed give the same bytes.
  *
- * For fitted transforms windows shorter than the model's context stand for all of it: RoPE begins at another position in each. Slow pairs of
- * channels hardly turn within a window, and what is fitted to them there is wrong further on (docs/ablation.md has figures).
+ * For fitted transforms windows shorter than the model's context stand for all of it: each token is moved to another place there. Slow pairs
+ * of channels hardly turn within a window, and what is fitted to them there is wrong further on (docs/ablation.md has figures).
  */
 export async function calibrate(
   model: Llama,
