@@ -324,7 +324,6 @@ class Prompt implements Disposable {
   readonly chunk: number;
   readonly ids: Tensor;
   readonly positions: Tensor;
-  /** The positions that RoPE sees. */
   readonly slots: Tensor;
   readonly residual: PromptRows;
   readonly kv: PromptRows;
