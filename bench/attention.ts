@@ -5,8 +5,8 @@
  */
 
 import { readFileSync } from "node:fs";
-import { attention, kvConfig, PRESETS, randomNormal, Tensor } from "../mod.ts";
-import { UsageError } from "../scripts/command.ts";
+import { attention, kvConfig, PRESETS, randomNormal, Tensor } from "../lib/ops/mod.ts";
+import { UsageError } from "../scripts/frame/command.ts";
 import { benchmark, ROTATION_BYTES } from "./frame.ts";
 import { FilledLayer, type Shape } from "./shapes.ts";
 

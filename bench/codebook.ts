@@ -4,7 +4,7 @@
  * @module
  */
 
-import { codebookAssign, FORMATS, randomNormal, Tensor } from "../mod.ts";
+import { codebookAssign, FORMATS, randomNormal, Tensor } from "../lib/ops/mod.ts";
 import { benchmark } from "./frame.ts";
 
 /** Points of one layer's keys: 2048 tokens of 8 KV heads of 128 channels. */

@@ -10,25 +10,28 @@
 
 import { readFileSync } from "node:fs";
 import {
-  type Calibration,
   Decoder,
+  loadCalibration,
+  type Model,
+  openModel,
+  syntheticConfig,
+  syntheticModel,
+  syntheticPrompt,
+} from "../mod.ts";
+import { syntheticCalibration } from "../lib/calibration/mod.ts";
+import {
+  type Calibration,
   describeCalibration,
   findCalibration,
   KvCache,
   type KvConfig,
   kvConfig,
-  Llama,
-  loadCalibration,
   PRESETS,
-  syntheticCalibration,
-  syntheticConfig,
-  syntheticLlama,
-  syntheticPrompt,
   Tensor,
   VecInferError,
-} from "../mod.ts";
-import { UsageError } from "../scripts/command.ts";
-import { checked, MODEL_OPTIONS } from "../scripts/options.ts";
+} from "../lib/ops/mod.ts";
+import { UsageError } from "../scripts/frame/command.ts";
+import { checked, MODEL_OPTIONS } from "../scripts/frame/options.ts";
 import { type Bench, benchmark, type Figure, text } from "./frame.ts";
 import { fillCache } from "./shapes.ts";
 
@@ -82,7 +85,7 @@ interface Baseline {
 /** What all cases of a run share. */
 interface Run {
   bench: Bench;
-  model: Llama;
+  model: Model;
   name: string;
   baselines: Baseline[];
   /** Bytes in use before the weights came. */
@@ -121,8 +124,8 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
   const prefillCache = checked(() => kvConfig(options["prefill-cache"]!));
   const before = used(bench);
   using model = synthetic === undefined
-    ? await Llama.load(device, folder)
-    : syntheticLlama(device, checked(() => syntheticConfig(synthetic)));
+    ? await openModel(device, folder)
+    : syntheticModel(device, checked(() => syntheticConfig(synthetic)));
   const known = new Map<string, Calibration>();
   const run: Run = {
     bench,
@@ -145,7 +148,7 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
       return found;
     },
   };
-  const floorBytes = readOnce(model);
+  const floorBytes = model.stepBytes;
   bench.notes.model = { name: run.name, weightBytes: model.weightBytes, weightBytesRead: floorBytes };
   if (bench.verbose) console.log(`${run.name}: ${(floorBytes / 1e9).toFixed(2)} GB of weights read a step`);
   for (const tokens of prompts) await prefill(run, prefillCache, tokens);
@@ -183,11 +186,6 @@ function used({ device }: Bench): number {
 function beside({ bench, model, before }: Run, memory: Memory, cache: KvCache): number {
   const all = bench.device.name === "cpu" ? memory.allocated : memory.used - before;
   return all - model.weightBytes - cache.bytes().total;
-}
-
-/** Bytes of weights that a step reads: all but the table of embeddings, of which it reads a row, unless it is the head too. */
-function readOnce({ weights }: Llama): number {
-  return weights.bytes - (weights.head === weights.embedding ? 0 : weights.embedding.byteLength);
 }
 
 function middle(times: number[]): number {
@@ -252,8 +250,8 @@ async function decode(run: Run, config: KvConfig, batch: number, tokens: number)
     };
     // The first runs unrecorded, the second records.
     for (let i = 0; i < 2; i++) step();
-    const bytes = readOnce(model) + batch * tokens * cache.bytesPerToken;
-    const of = `${readOnce(model)} bytes of weights and ${batch * tokens * cache.bytesPerToken} of cache read once`;
+    const bytes = model.stepBytes + batch * tokens * cache.bytesPerToken;
+    const of = `${model.stepBytes} bytes of weights and ${batch * tokens * cache.bytesPerToken} of cache read once`;
     const floor = { milliseconds: bytes / bench.bandwidth * 1000, of };
     const timed = await bench.time(name, step, floor, { recorded: false }), { median } = timed;
     const walls: number[] = [], hosts: number[] = [];

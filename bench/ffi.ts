@@ -4,7 +4,7 @@
  * @module
  */
 
-import { advance, Tensor } from "../mod.ts";
+import { advance, Tensor } from "../lib/ops/mod.ts";
 import { benchmark } from "./frame.ts";
 
 await benchmark("ffi", "the cost of a native call and of a checked op", {}, async ({ device, time }) => {

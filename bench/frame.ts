@@ -14,9 +14,9 @@ import os from "node:os";
 import { dirname } from "node:path";
 import process from "node:process";
 import { measure } from "mitata";
-import { attention, Device, type DeviceInfo, FORMATS, linear, randomNormal, Tensor } from "../mod.ts";
-import { command, type Option } from "../scripts/command.ts";
-import { deviceOptions, MODEL_OPTIONS, table } from "../scripts/options.ts";
+import { attention, Device, type DeviceInfo, FORMATS, linear, randomNormal, Tensor } from "../lib/ops/mod.ts";
+import { command, type Option } from "../scripts/frame/command.ts";
+import { deviceOptions, MODEL_OPTIONS, table } from "../scripts/frame/options.ts";
 import { FilledLayer, SHAPES } from "./shapes.ts";
 
 /** One figure. Times in milliseconds. */

@@ -12,22 +12,10 @@ import { availableParallelism, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
-import {
-  calibrate,
-  calibrationFolder,
-  Device,
-  kvConfig,
-  LanguageModel,
-  Llama,
-  modelFingerprint,
-  openTokenizer,
-  PRESETS,
-  readText,
-  recipeOf,
-  type Sequence,
-  writeCalibration,
-} from "../mod.ts";
-import { UsageError } from "../scripts/command.ts";
+import { calibrationFolder, LanguageModel, modelFingerprint, openModel, openTokenizer } from "../mod.ts";
+import { calibrate, readText, recipeOf } from "../lib/calibration/mod.ts";
+import { Device, kvConfig, PRESETS, type Sequence, writeCalibration } from "../lib/ops/mod.ts";
+import { UsageError } from "../scripts/frame/command.ts";
 import { rewriteGguf } from "../scripts/gguf.ts";
 import { benchmark } from "./frame.ts";
 
@@ -151,7 +139,7 @@ function quartile(sorted: readonly number[], q: number): number {
 /** Calibrates a preset of `vecinfer+` on a little text, beside the rewritten model: enough for the formats of its layers. */
 async function calibrated(path: string, kind: string, text: Int32Array, threads: number, signal: AbortSignal) {
   using device = Device.open({ device: "cpu", threads });
-  using model = await Llama.load(device, path, { signal });
+  using model = await openModel(device, path, { signal });
   const recipe = { ...recipeOf("vecinfer+", PRESETS[kind].layerBits), samples: 20_000, iterations: 4 };
   const calibration = await calibrate(model, kvConfig(kind), [text], recipe, { signal });
   const folder = calibrationFolder(path);

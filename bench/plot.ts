@@ -7,8 +7,8 @@
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { command } from "../scripts/command.ts";
-import { type Color, Panel, SERIES, svg } from "../scripts/svg.ts";
+import { command } from "../scripts/frame/command.ts";
+import { type Color, Panel, SERIES, svg } from "../scripts/frame/svg.ts";
 import type { Results } from "./frame.ts";
 
 const WIDTH = 540, HEIGHT = 400;

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kvConfig, PRESETS, randomNormal, Tensor } from "../mod.ts";
+import { kvConfig, PRESETS, randomNormal, Tensor } from "../lib/ops/mod.ts";
 import { benchmark } from "./frame.ts";
 import { FilledLayer, SHAPES } from "./shapes.ts";
 

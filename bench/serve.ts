@@ -17,7 +17,7 @@ import { dirname } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { EMBEDDED_MODEL } from "../mod.ts";
-import { command, UsageError } from "../scripts/command.ts";
+import { command, UsageError } from "../scripts/frame/command.ts";
 import { commit, runtime, table } from "./frame.ts";
 
 /** What one request saw. Times in milliseconds. */

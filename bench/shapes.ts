@@ -15,7 +15,7 @@ import {
   randomNormal,
   type Sequence,
   Tensor,
-} from "../mod.ts";
+} from "../lib/ops/mod.ts";
 
 /** Attention sizes of a model. */
 export interface Shape {

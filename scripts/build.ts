@@ -8,8 +8,8 @@ import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from "no
 import { arch, availableParallelism, cpus } from "node:os";
 import { join } from "node:path";
 import process from "node:process";
-import { command, UsageError } from "./command.ts";
-import { exclusive, root, step, which } from "./step.ts";
+import { command, UsageError } from "./frame/command.ts";
+import { exclusive, root, step, which } from "./frame/step.ts";
 
 /** A preset of cuda/CMakePresets.json. */
 export type Preset = "cpu" | "cpu-sanitize" | "cuda";

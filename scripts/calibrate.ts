@@ -7,24 +7,11 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import {
-  calibrate,
-  calibrationFolder,
-  Device,
-  kvConfig,
-  Llama,
-  modelFingerprint,
-  openTokenizer,
-  PRESETS,
-  readText,
-  type Recipe,
-  recipeOf,
-  RECIPES,
-  textWindows,
-  writeCalibration,
-} from "../mod.ts";
-import { command, UsageError } from "./command.ts";
-import { bytesText, checked, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
+import { calibrationFolder, modelFingerprint, openModel, openTokenizer } from "../mod.ts";
+import { calibrate, readText, type Recipe, recipeOf, RECIPES, textWindows } from "../lib/calibration/mod.ts";
+import { Device, kvConfig, PRESETS, writeCalibration } from "../lib/ops/mod.ts";
+import { command, UsageError } from "./frame/command.ts";
+import { bytesText, checked, deviceOptions, MODEL_OPTIONS, whole } from "./frame/options.ts";
 
 /** Tokens of a calibration, and of a window of it. For fitted transforms they stand for the whole context; see `calibrate`. */
 const CALIBRATION_TOKENS = 32768, CALIBRATION_LENGTH = 4096;
@@ -78,7 +65,7 @@ await command({
   const text = readText(positionals[0]), tokenizer = openTokenizer(options.model);
   const fingerprint = modelFingerprint(options.model);
   using device = Device.open(deviceOptions(options));
-  using model = await Llama.load(device, options.model, { signal });
+  using model = await openModel(device, options.model, { signal });
   const usual = Math.min(model.config.contextLength, CALIBRATION_LENGTH);
   const length = whole("length", options.length ?? usual, options.skip + 1);
   const windowCount = whole("windows", options.windows ?? Math.ceil(CALIBRATION_TOKENS / length));

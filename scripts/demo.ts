@@ -6,27 +6,12 @@
 
 import process from "node:process";
 import { setImmediate } from "node:timers";
-import {
-  DEFAULT_KV,
-  Device,
-  effectiveBits,
-  EMBEDDED_MODEL,
-  evaluate,
-  KvCache,
-  kvConfig,
-  LanguageModel,
-  Llama,
-  LlamaStep,
-  loadCalibration,
-  PRESETS,
-  readText,
-  Tensor,
-  textWindows,
-  Tokenizer,
-} from "../mod.ts";
+import { EMBEDDED_MODEL, LanguageModel, loadCalibration, type Model, openModel, Tokenizer } from "../mod.ts";
+import { evaluate, readText, textWindows } from "../lib/calibration/mod.ts";
+import { DEFAULT_KV, Device, effectiveBits, KvCache, kvConfig, PRESETS, Tensor } from "../lib/ops/mod.ts";
 import { fileURLToPath } from "node:url";
-import { command } from "./command.ts";
-import { configText, deviceOptions, MODEL_OPTIONS, table, whole } from "./options.ts";
+import { command } from "./frame/command.ts";
+import { configText, deviceOptions, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
 
 const { device: deviceOption, threads, library } = MODEL_OPTIONS;
 const PROMPT = "See the documentation for";
@@ -39,8 +24,8 @@ interface Speed {
 }
 
 /** Prefill and decode speed in tokens/s: the median of three runs over held-out text. */
-async function speed(model: Llama, cache: KvCache, ids: Int32Array): Promise<Speed> {
-  using step = new LlamaStep(model, 1);
+async function speed(model: Model, cache: KvCache, ids: Int32Array): Promise<Speed> {
+  using step = model.step(1);
   using logits = Tensor.empty(model.device, "f32", [1, model.config.vocabularySize]);
   const prefill: number[] = [], decode: number[] = [];
   using graph = model.device.capture(() => model.forward(step, cache, 1));
@@ -98,7 +83,7 @@ await command({
   const folder = fileURLToPath(EMBEDDED_MODEL), length = 2048;
   const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/eval.txt`), length + 1, count);
   using device = Device.open(deviceOptions(options));
-  using model = await Llama.load(device, folder, { signal });
+  using model = await openModel(device, folder, { signal });
   using owned = new DisposableStack();
   const caches = Object.keys(PRESETS).map((name) => {
     const config = kvConfig(name);

@@ -5,35 +5,29 @@
  */
 
 import { existsSync } from "node:fs";
+import { loadCalibration, openModel, openTokenizer } from "../mod.ts";
 import {
   attentionErrors,
   codebookUse,
   type Contender,
   contender,
   DEPTHS,
-  Device,
   drifts,
-  effectiveBits,
   evaluate,
   keyOutliers,
-  KvCache,
-  kvConfig,
-  Llama,
-  loadCalibration,
   type Method,
   MethodCalibrator,
   methodOf,
   METHODS,
-  openTokenizer,
   plant,
-  PRESETS,
   type Quality,
   readText,
   retrieves,
   textWindows,
-} from "../mod.ts";
-import { command, UsageError } from "./command.ts";
-import { CACHE_OPTIONS, checked, deviceOptions, MODEL_OPTIONS, table, whole } from "./options.ts";
+} from "../lib/calibration/mod.ts";
+import { Device, effectiveBits, KvCache, kvConfig, PRESETS } from "../lib/ops/mod.ts";
+import { command, UsageError } from "./frame/command.ts";
+import { CACHE_OPTIONS, checked, deviceOptions, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
 
 const MEASURES = ["quality", "attention", "retrieval", "drift", "codebooks"];
 
@@ -139,7 +133,7 @@ await command({
     ? undefined
     : textWindows(tokenizer, readText(calibrationText), length, calibrationCount);
   using device = Device.open(deviceOptions(options));
-  using model = await Llama.load(device, options.model, { signal });
+  using model = await openModel(device, options.model, { signal });
   using owned = new DisposableStack();
   const exact = kvConfig("bf16"), capacity = Math.max(length, 512) + 64;
   const reference = owned.use(

@@ -5,18 +5,11 @@
  */
 
 import process from "node:process";
-import {
-  type ChatMessage,
-  DEFAULT_KV,
-  kvConfig,
-  LanguageModel,
-  type LoadOptions,
-  readText,
-  syntheticConfig,
-  syntheticPrompt,
-} from "../mod.ts";
-import { command, UsageError } from "./command.ts";
-import { CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
+import { type ChatMessage, LanguageModel, type LoadOptions, syntheticConfig, syntheticPrompt } from "../mod.ts";
+import { readText } from "../lib/calibration/mod.ts";
+import { DEFAULT_KV, kvConfig } from "../lib/ops/mod.ts";
+import { command, UsageError } from "./frame/command.ts";
+import { CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./frame/options.ts";
 
 await command({
   name: "generate",

@@ -8,8 +8,8 @@ import { closeSync, openSync, renameSync, rmSync, statSync, writeSync } from "no
 import process from "node:process";
 import { BLOCK_TYPES, dequantizeBlocks, Gguf, type GgufValue } from "../mod.ts";
 import { fileErrorCause } from "../lib/weights/json.ts";
-import { command, UsageError } from "./command.ts";
-import { bytesText } from "./options.ts";
+import { command, UsageError } from "./frame/command.ts";
+import { bytesText } from "./frame/options.ts";
 
 /** The kinds of metadata that are written, with their numbers in the format. */
 export type GgufKind = "u32" | "i32" | "f32" | "bool" | "string";

@@ -5,19 +5,10 @@
  */
 
 import os from "node:os";
-import {
-  cacheBytes,
-  type CacheShape,
-  effectiveBits,
-  isGguf,
-  kvConfig,
-  llamaBytes,
-  PRESETS,
-  readModelConfig,
-  syntheticConfig,
-} from "../mod.ts";
-import { command } from "./command.ts";
-import { bytesText, checked, MODEL_OPTIONS, table, whole } from "./options.ts";
+import { isGguf, llamaBytes, readModelConfig, syntheticConfig } from "../mod.ts";
+import { cacheBytes, type CacheShape, effectiveBits, kvConfig, PRESETS } from "../lib/ops/mod.ts";
+import { command } from "./frame/command.ts";
+import { bytesText, checked, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
 
 /** Bytes that a size such as "24GiB", "80GB" or "1000000" means. */
 function sizeOf(text: string): number {

@@ -7,8 +7,8 @@
 import { join } from "node:path";
 import process from "node:process";
 import { readModelConfig } from "../lib/weights/config.ts";
-import { pull, type PullProgress } from "../lib/weights/hub.ts";
-import { command, type Progress, UsageError } from "./command.ts";
+import { pull, type PullProgress } from "../lib/hub/hub.ts";
+import { command, type Progress, UsageError } from "./frame/command.ts";
 
 const MB = 1e6;
 

@@ -6,8 +6,8 @@
 
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { command, UsageError } from "./command.ts";
-import { type Color, escape, Panel, STYLE, svg } from "./svg.ts";
+import { command, UsageError } from "./frame/command.ts";
+import { type Color, escape, Panel, STYLE, svg } from "./frame/svg.ts";
 
 /** A row of `evaluate --json`, as far as the report needs it. */
 interface Row {

@@ -6,10 +6,10 @@
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
-import { DEFAULT_KV, kvConfig } from "../mod.ts";
+import { DEFAULT_KV, kvConfig } from "../lib/ops/mod.ts";
 import { type LogEntry, serve } from "../lib/server/mod.ts";
-import { command, UsageError } from "./command.ts";
-import { bytesText, CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./options.ts";
+import { command, UsageError } from "./frame/command.ts";
+import { bytesText, CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./frame/options.ts";
 
 /** Keys: those of the environment, and the lines of a file. */
 function keysOf(file: string | undefined): string[] {

@@ -7,8 +7,8 @@
 import { existsSync, readFileSync, realpathSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { join } from "node:path";
 import { build, preset } from "./build.ts";
-import { command } from "./command.ts";
-import { exclusive, root, step, which } from "./step.ts";
+import { command } from "./frame/command.ts";
+import { exclusive, root, step, which } from "./frame/step.ts";
 
 interface Lock {
   packages: Record<string, { version?: string; integrity?: string; optional?: boolean } & Dependencies>;

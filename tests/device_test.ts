@@ -1,7 +1,7 @@
 import { test } from "node:test";
 import { assert, assertEquals, assertGreater, assertGreaterOrEqual, assertThrows } from "@std/assert";
 import { Device, VecInferError } from "../lib/device.ts";
-import { advance, linear, rmsnorm } from "../lib/ops/mod.ts";
+import { advance, linear, rmsnorm } from "../lib/ops/ops.ts";
 import { Tensor } from "../lib/tensor.ts";
 import { cpu, testOnDevices } from "./support/device.ts";
 import { Random } from "./support/random.ts";

@@ -56,10 +56,12 @@ for (const name of ["cpu", "cuda"] as const) {
   });
 }
 
-test("scripts/symbols.ts --check passes, and --help explains", () => {
+test("scripts/chores/symbols.ts --check passes, and --help explains", () => {
   const run = (...args: string[]) => {
     const prefix = "Deno" in globalThis ? ["run", "--allow-read", "--allow-env", "--allow-write"] : ["run"];
-    return execFileSync(process.execPath, [...prefix, join(root, "scripts/symbols.ts"), ...args], { encoding: "utf8" });
+    return execFileSync(process.execPath, [...prefix, join(root, "scripts/chores/symbols.ts"), ...args], {
+      encoding: "utf8",
+    });
   };
   run("--check");
   assertStringIncludes(run("--help"), "Usage:");

@@ -1,6 +1,6 @@
 /* vecinfer.h: the C ABI of VecInfer, implemented by vecinfer_cpu and by vecinfer_cuda.
  *
- * A dialect that a C11 compiler and scripts/symbols.ts both read:
+ * A dialect that a C11 compiler and scripts/chores/symbols.ts both read:
  *  - every function returns an int32_t status (the VI_* values below) and never throws, exits, aborts or prints;
  *  - the context comes first, then outputs, then inputs, sizes last;
  *  - parameters are int32_t, int64_t, float, or a pointer. `uint8_t*` is a host byte buffer of the caller; every other

@@ -7,7 +7,7 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { KvLayer, Quantizer } from "../ops/mod.ts";
+import { KvLayer, Quantizer } from "../ops/ops.ts";
 import type { Calibration, SideCalibration } from "./calibration.ts";
 import {
   type CacheBytes,

@@ -1,6 +1,6 @@
 /**
  * One generated table: codebooks fitted to N(0,1), f16 [2^bits, subDim] in base64, for caches without a calibration.
- * Made by scripts/gaussian.ts (400000 points, 30 iterations, seed 1).
+ * Made by scripts/chores/gaussian.ts (400000 points, 30 iterations, seed 1).
  *
  * @module
  */

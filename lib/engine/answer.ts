@@ -7,10 +7,10 @@
 import type { Detokenizer } from "../tokenizer/detokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import type { LlamaConfig } from "../weights/config.ts";
+import type { ModelConfig } from "../weights/config.ts";
 import { biasOf, type SamplingOptions } from "./generation.ts";
 import type { FinishReason } from "./language_model.ts";
-import type { Grammar, GrammarState } from "./grammar.ts";
+import type { Grammar, GrammarState } from "../grammar/grammar.ts";
 import type { GeneratedToken, TokenLogprob } from "./request.ts";
 
 /** What decides an answer's form and end. */
@@ -55,7 +55,7 @@ export class Answer {
   constructor(
     tokenizer: Tokenizer,
     options: AnswerOptions,
-    model: Pick<LlamaConfig, "eosIds" | "vocabularySize">,
+    model: Pick<ModelConfig, "eosIds" | "vocabularySize">,
     emit: (event: AnswerEvent) => void,
   ) {
     this.logprobs = options.logprobs;

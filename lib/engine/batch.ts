@@ -9,11 +9,11 @@
 
 import type { Graph } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { advance, logProbabilities, PAGE_TOKENS } from "../ops/mod.ts";
+import { advance, logProbabilities, PAGE_TOKENS } from "../ops/ops.ts";
 import { cacheBytes, kvConfig } from "../cache/format.ts";
 import { exactSide } from "../cache/calibration.ts";
 import type { KvCache, Sequence } from "../cache/cache.ts";
-import { type Llama, LlamaStep } from "../models/llama.ts";
+import type { Model, Step } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { Answer, type AnswerOptions } from "./answer.ts";
 import { Sampler, type SamplingOptions } from "./generation.ts";
@@ -84,13 +84,13 @@ export interface BatchOptions {
 
 /** The requests over one cache. Its methods do not wait; call `step` until it returns false. */
 export class Batch implements Disposable {
-  readonly #model: Llama;
+  readonly #model: Model;
   readonly #cache: KvCache;
   readonly #tokenizer: Tokenizer;
   readonly #options: BatchOptions;
   readonly #emit: (id: number, event: GenerationEvent) => void;
   readonly #prefixes: PrefixCache;
-  readonly #step: LlamaStep;
+  readonly #step: Step;
   readonly #sampler: Sampler;
   readonly #logits: Tensor;
   readonly #topValues: Tensor;
@@ -113,7 +113,7 @@ export class Batch implements Disposable {
 
   /** Allocates the memory of a step. `emit` gets what happens to each request. */
   constructor(
-    model: Llama,
+    model: Model,
     cache: KvCache,
     tokenizer: Tokenizer,
     options: BatchOptions,
@@ -126,7 +126,7 @@ export class Batch implements Disposable {
     this.#options = options;
     this.#emit = emit;
     this.#prefixes = new PrefixCache(cache, options.block, options.prefixes);
-    this.#step = new LlamaStep(model, rows);
+    this.#step = model.step(rows);
     this.#sampler = new Sampler(model, rows);
     this.#logits = Tensor.zeros(device, "f32", [1, config.vocabularySize]);
     const top = Math.min(TOP_LOGPROBS, config.vocabularySize);

@@ -7,9 +7,9 @@
 import { setImmediate } from "node:timers";
 import type { Graph } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { advance, sample, SAMPLE_SETTINGS } from "../ops/mod.ts";
+import { advance, sample, SAMPLE_SETTINGS } from "../ops/ops.ts";
 import type { KvCache, Sequence } from "../cache/cache.ts";
-import { type Llama, LlamaStep } from "../models/llama.ts";
+import type { Model, Step } from "../models/model.ts";
 
 /** How the next token is drawn. */
 export interface SamplingOptions {
@@ -67,7 +67,7 @@ export class Sampler implements Disposable {
   readonly #biased: boolean[];
 
   /** Allocates memory for `rows` rows. */
-  constructor(model: Llama, rows: number) {
+  constructor(model: Model, rows: number) {
     const { device } = model, { vocabularySize } = model.config;
     this.#settings = Tensor.zeros(device, "f32", [rows, SAMPLE_SETTINGS]);
     this.#seeds = Tensor.zeros(device, "i32", [rows]);
@@ -152,18 +152,18 @@ export interface Token {
  * and use it for many prompts.
  */
 export class Decoder implements Disposable {
-  readonly #model: Llama;
-  readonly #step: LlamaStep;
+  readonly #model: Model;
+  readonly #step: Step;
   readonly #sampler: Sampler;
   readonly #cache: KvCache;
   #ran = false;
   #graph?: Graph;
 
   /** Allocates what a step of `rows` sequences needs. */
-  constructor(model: Llama, cache: KvCache, rows: number = 1) {
+  constructor(model: Model, cache: KvCache, rows: number = 1) {
     this.#model = model;
     this.#cache = cache;
-    this.#step = new LlamaStep(model, rows);
+    this.#step = model.step(rows);
     this.#sampler = new Sampler(model, rows);
   }
 

@@ -8,15 +8,15 @@ import { Device } from "../device.ts";
 import { KvCache } from "../cache/cache.ts";
 import { describeCalibration, exactSide } from "../cache/calibration.ts";
 import { cacheBytes, DEFAULT_KV, effectiveBits, kvConfig } from "../cache/format.ts";
-import { Llama } from "../models/llama.ts";
+import { type Model, openModel } from "../models/model.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { localPath } from "../weights/local.ts";
 import { Batch, TOP_LOGPROBS } from "./batch.ts";
 import { biasOf, settingsOf } from "./generation.ts";
-import { Grammar } from "./grammar.ts";
-import { jsonGrammar } from "./json_schema.ts";
+import { Grammar } from "../grammar/grammar.ts";
+import { jsonGrammar } from "../grammar/json_schema.ts";
 import { openTokenizer } from "./tokenizer.ts";
 import { EMBEDDED_MODEL, loadCalibration, type LoadOptions } from "./language_model.ts";
 import {
@@ -100,7 +100,7 @@ class Host {
   readonly config: EngineConfig;
   readonly #port: Port;
   readonly #device: Device;
-  readonly #model: Llama;
+  readonly #model: Model;
   readonly #tokenizer: Tokenizer;
   readonly #caches: Map<string, KvCache>;
   readonly #batches = new Map<string, Batch>();
@@ -113,7 +113,7 @@ class Host {
 
   private constructor(
     port: Port,
-    parts: { device: Device; model: Llama; tokenizer: Tokenizer; caches: Map<string, KvCache> },
+    parts: { device: Device; model: Model; tokenizer: Tokenizer; caches: Map<string, KvCache> },
     batch: { rows: number; block: number; prefixes: number },
     config: EngineConfig,
   ) {
@@ -147,7 +147,7 @@ class Host {
     try {
       const tokenizer = openTokenizer(folder), device = owned.use(Device.open(options));
       const model = owned.use(
-        await Llama.load(device, folder, {
+        await openModel(device, folder, {
           onProgress: (bytes, total) => port.post({ type: "progress", bytes, total }),
         }),
       );

@@ -8,15 +8,15 @@ import { Device, type DeviceOptions } from "../device.ts";
 import { KvCache, type Sequence } from "../cache/cache.ts";
 import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
 import { cacheBytes, DEFAULT_KV, effectiveBits, type KvConfig, kvConfig, type KvSpec } from "../cache/format.ts";
-import { Llama } from "../models/llama.ts";
-import { syntheticConfig, syntheticLlama } from "../models/synthetic.ts";
+import { type Model, openModel } from "../models/model.ts";
+import { syntheticConfig, syntheticModel } from "../models/synthetic.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
 import { isGguf } from "../weights/config.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { localPath } from "../weights/local.ts";
 import { Decoder, type SamplingOptions } from "./generation.ts";
-import { syntheticCalibration } from "./synthetic.ts";
+import { syntheticCalibration } from "../calibration/synthetic.ts";
 import { openTokenizer } from "./tokenizer.ts";
 
 /** The model that ships with the package. */
@@ -106,7 +106,7 @@ export class LanguageModel implements Disposable {
   /** Where it runs. */
   readonly device: Device;
   /** Weights and forward pass. */
-  readonly model: Llama;
+  readonly model: Model;
   /** Keys and values. */
   readonly cache: KvCache;
   /** Folder or GGUF file of the model, or the name of a synthetic one. */
@@ -114,7 +114,7 @@ export class LanguageModel implements Disposable {
   readonly #tokenizer: Tokenizer | null;
   readonly #decoders: Decoder[] = [];
 
-  private constructor(folder: string, device: Device, model: Llama, tokenizer: Tokenizer | null, cache: KvCache) {
+  private constructor(folder: string, device: Device, model: Model, tokenizer: Tokenizer | null, cache: KvCache) {
     this.folder = folder;
     this.device = device;
     this.model = model;
@@ -130,9 +130,9 @@ export class LanguageModel implements Disposable {
     const path = localPath(folder), config = kvConfig(options.kv ?? DEFAULT_KV, options);
     const tokenizer = openTokenizer(path);
     const device = Device.open(options);
-    let model: Llama | undefined, cache: KvCache | undefined;
+    let model: Model | undefined, cache: KvCache | undefined;
     try {
-      model = await Llama.load(device, path, options);
+      model = await openModel(device, path, options);
       const context = options.context ?? Math.min(model.config.contextLength, 8192);
       const calibration = loadCalibration(path, model, config, options.calibration);
       cache = new KvCache(device, model.cacheShape, config, calibration, {
@@ -159,7 +159,7 @@ export class LanguageModel implements Disposable {
     const device = Device.open(options), owned = new DisposableStack();
     owned.use(device);
     try {
-      const model = owned.use(syntheticLlama(device, shape, seed));
+      const model = owned.use(syntheticModel(device, shape, seed));
       const calibration = options.calibration === "synthetic"
         ? await syntheticCalibration(model, config, options.signal)
         : findCalibration(config, model.cacheShape, `${name} ${seed}`, { path: options.calibration, folders: [] });
@@ -305,7 +305,7 @@ export function calibrationFolder(model: string): string {
 }
 
 /** The calibration of a model for `config`: an explicit file, the model's own folder, or the data-free scheme. */
-export function loadCalibration(folder: string, model: Llama, config: KvConfig, path?: string): Calibration {
+export function loadCalibration(folder: string, model: Model, config: KvConfig, path?: string): Calibration {
   return findCalibration(config, model.cacheShape, modelFingerprint(folder), {
     path,
     folders: isGguf(folder) ? [calibrationFolder(folder)] : [folder, calibrationFolder(folder)],

@@ -116,7 +116,7 @@ function open(path: string): Native {
       `is stale: it was built with another cuda/include/vecinfer.h (SHA-256 ${hash.slice(0, 12)}...) than ` +
         `lib/ffi/symbols.ts (${
           ABI_HASH.slice(0, 12)
-        }...). Rebuild it; if the header has changed, run scripts/symbols.ts first`,
+        }...). Rebuild it; if the header has changed, run scripts/chores/symbols.ts first`,
     );
   }
   const calls = runtime.open(path, symbols as Record<string, readonly Kind[]>);

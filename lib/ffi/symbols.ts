@@ -1,5 +1,5 @@
 /**
- * The C ABI as data. Generated from cuda/include/vecinfer.h by scripts/symbols.ts: run that instead of editing this file.
+ * The C ABI as data. Generated from cuda/include/vecinfer.h by scripts/chores/symbols.ts: run that instead of editing this file.
  *
  * @module
  */

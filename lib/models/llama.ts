@@ -6,10 +6,10 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import * as ops from "../ops/mod.ts";
+import * as ops from "../ops/ops.ts";
 import type { KvCache, Sequence } from "../cache/cache.ts";
 import type { CacheShape } from "../cache/format.ts";
-import type { LlamaConfig } from "../weights/config.ts";
+import type { ModelConfig } from "../weights/config.ts";
 import { type LlamaWeights, loadLlama } from "./llama_weights.ts";
 
 /** Called once a layer's attention is in `step.attention`, and its queries, keys (after RoPE) and values in `step.qkv`. */
@@ -48,7 +48,7 @@ const RESIDUAL_BYTES = 2 ** 30;
 /** A Llama model: weights on a device, and the two ways to run them. */
 export class Llama implements Disposable {
   /** Sizes and settings from config.json. */
-  readonly config: LlamaConfig;
+  readonly config: ModelConfig;
   /** Where the weights are. */
   readonly device: Device;
   /** The weights. */
@@ -59,7 +59,7 @@ export class Llama implements Disposable {
   readonly #scale: number;
 
   /** Takes over loaded weights; see {@linkcode Llama.load}. */
-  constructor(device: Device, config: LlamaConfig, weights: LlamaWeights) {
+  constructor(device: Device, config: ModelConfig, weights: LlamaWeights) {
     this.device = device;
     this.config = config;
     this.weights = weights;
@@ -85,6 +85,16 @@ export class Llama implements Disposable {
     return { layers, kvHeads, headDim };
   }
 
+  /** Attention's output projection of each layer, [hidden, heads * headDim]. */
+  get outputs(): readonly Tensor[] {
+    return this.weights.layers.map(({ output }) => output);
+  }
+
+  /** Memory of a decode step for up to `rows` rows. */
+  step(rows: number): Step {
+    return new Step(this, rows);
+  }
+
   /** Bytes of the weights on the device. */
   get weightBytes(): number {
     return this.weights.bytes;
@@ -95,7 +105,7 @@ export class Llama implements Disposable {
    * `extend` has made room. Writes `step.logits`. Allocates nothing, reads nothing back, so that it can be recorded.
    * Between this and the next step `cache.settle` lets a cache that codes tokens in groups do so.
    */
-  forward(step: LlamaStep, cache: KvCache, rows: number, observe?: StepObserver): void {
+  forward(step: Step, cache: KvCache, rows: number, observe?: StepObserver): void {
     const { config, weights } = this, stride = this.sizes.qkv;
     ops.embedding(step.residual, step.ids, weights.embedding, { rows });
     const epsilon = config.rmsNormEps;
@@ -219,7 +229,7 @@ export class Llama implements Disposable {
    * Moves the queries or keys at the beginning of rows, f32 [rows, heads, headDim], by so many positions, i32 [rows]: RoPE's rotations
    * add up.
    */
-  shift(x: Tensor, by: Tensor, heads: number): void {
+  rotate(x: Tensor, by: Tensor, heads: number): void {
     ops.rope(x, by, this.#frequencies, { rows: x.length, heads, headDim: this.config.headDim, stride: x.stride });
   }
 
@@ -274,6 +284,12 @@ export class Llama implements Disposable {
     });
     ops.linear(x, gated, layer.down, { rows, output: "sum", bias: layer.downBias });
     prompt.residual.store(first, rows);
+  }
+
+  /** Bytes of weights that a step reads: all but the table of embeddings, of which it reads a row, unless it is the head too. */
+  get stepBytes(): number {
+    const { bytes, embedding, head } = this.weights;
+    return bytes - (head === embedding ? 0 : embedding.byteLength);
   }
 
   /** Frees the weights. */
@@ -362,7 +378,7 @@ class Prompt implements Disposable {
 }
 
 /** Preallocated memory of {@linkcode Llama.forward} for up to `rows` rows; addresses stay fixed. */
-export class LlamaStep implements Disposable {
+export class Step implements Disposable {
   /** Rows at most. */
   readonly rows: number;
   /** Token ids, i32 [rows]. */

@@ -5,7 +5,7 @@
  */
 
 import { type DType, PACKED_ROWS, type PackedDType, Tensor } from "../tensor.ts";
-import { convert, pack } from "../ops/mod.ts";
+import { convert, pack } from "../ops/ops.ts";
 import { isGguf } from "../weights/config.ts";
 import { Gguf } from "../weights/gguf.ts";
 import { BLOCK_TYPES, dequantizeBlocks } from "../weights/gguf_blocks.ts";

@@ -7,7 +7,7 @@
 
 import type { Device } from "../device.ts";
 import { BLOCK_ELEMENTS, byteLengthOf, type DType, PACKED_ROWS, Tensor } from "../tensor.ts";
-import { type LlamaConfig, readModelConfig } from "../weights/config.ts";
+import { type ModelConfig, readModelConfig } from "../weights/config.ts";
 import { type LlamaFile, openLlama } from "./llama_file.ts";
 
 /** One layer's weights, bf16 or packed [out, in]; norms and biases bf16. */
@@ -85,7 +85,7 @@ interface Joined {
 }
 
 /** The matrices of the layer whose tensors' names begin with `at`. */
-function layerMatrices(config: LlamaConfig, at: string): Record<"qkv" | "output" | "gateUp" | "down", Joined> {
+function layerMatrices(config: ModelConfig, at: string): Record<"qkv" | "output" | "gateUp" | "down", Joined> {
   const { hiddenSize, intermediateSize, headDim } = config, qSize = config.heads * headDim;
   const kvSize = config.kvHeads * headDim;
   const attention = (name: string, rows: number) => [`${at}.self_attn.${name}_proj.weight`, rows] as const;
@@ -101,7 +101,7 @@ function layerMatrices(config: LlamaConfig, at: string): Record<"qkv" | "output"
 const EMBEDDING = "model.embed_tokens.weight";
 
 /** The output projection, or undefined where the embedding itself serves. */
-function headMatrix(config: LlamaConfig, file: LlamaFile): Joined | undefined {
+function headMatrix(config: ModelConfig, file: LlamaFile): Joined | undefined {
   const { tieWordEmbeddings: tied, vocabularySize, hiddenSize } = config;
   if (tied && file.format(EMBEDDING) === "bf16") return undefined;
   return { names: [[tied ? EMBEDDING : "lm_head.weight", vocabularySize]], width: hiddenSize };
@@ -136,7 +136,7 @@ export async function loadLlama(
   device: Device,
   folder: string,
   options: { onProgress?: (bytes: number, total: number) => void; signal?: AbortSignal } = {},
-): Promise<{ config: LlamaConfig; weights: LlamaWeights }> {
+): Promise<{ config: ModelConfig; weights: LlamaWeights }> {
   const config = readModelConfig(folder);
   using file = openLlama(folder, config.headDim);
   const weights = new LlamaWeights(device);

@@ -6,14 +6,15 @@
  */
 
 import type { Device } from "../device.ts";
-import { randomNormal } from "../ops/mod.ts";
+import { randomNormal } from "../ops/ops.ts";
 import type { Tensor } from "../tensor.ts";
-import type { LlamaConfig } from "../weights/config.ts";
+import type { ModelConfig } from "../weights/config.ts";
 import { Llama } from "./llama.ts";
+import type { Model } from "./model.ts";
 import { LlamaWeights } from "./llama_weights.ts";
 
 /** RoPE scaling of Llama 3.1 and 3.2, which differ in the factor. */
-const llama3 = (factor: number): LlamaConfig["ropeScaling"] => ({
+const llama3 = (factor: number): ModelConfig["ropeScaling"] => ({
   type: "llama3",
   factor,
   lowFrequencyFactor: 1,
@@ -27,7 +28,7 @@ const common = { architecture: "LlamaForCausalLM", mlpBias: false, bosId: null, 
  * The shapes, by name, as in the config.json of the embedded model, of meta-llama/Llama-3.1-8B and Llama-3.2-1B, and of
  * Qwen/Qwen2.5-7B.
  */
-export const SYNTHETIC: Readonly<Record<string, LlamaConfig>> = {
+export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
   "tiny-llama": {
     ...common,
     vocabularySize: 6144,
@@ -95,7 +96,7 @@ export const SYNTHETIC: Readonly<Record<string, LlamaConfig>> = {
 };
 
 /** The shape of a synthetic model. Throws RangeError that names the shapes there are. */
-export function syntheticConfig(name: string): LlamaConfig {
+export function syntheticConfig(name: string): ModelConfig {
   if (Object.hasOwn(SYNTHETIC, name)) return SYNTHETIC[name];
   throw new RangeError(`synthetic model "${name}" is unknown; there are ${Object.keys(SYNTHETIC).join(", ")}`);
 }
@@ -105,7 +106,7 @@ export function syntheticConfig(name: string): LlamaConfig {
  * same, norms 1. Normed activations have a mean square of 1, so what each layer adds to the residual stream, and the stream
  * itself, stay of the order of 1 to 10. The same name and seed give the same weights on both libraries, up to rounding.
  */
-export function syntheticLlama(device: Device, config: LlamaConfig, seed: number = 0): Llama {
+export function syntheticModel(device: Device, config: ModelConfig, seed: number = 0): Model {
   const weights = new LlamaWeights(device), { hiddenSize, intermediateSize, vocabularySize } = config;
   const qSize = config.heads * config.headDim, qkvSize = qSize + 2 * config.kvHeads * config.headDim;
   let drawn = 0;
@@ -143,7 +144,7 @@ export function syntheticLlama(device: Device, config: LlamaConfig, seed: number
 }
 
 /** `count` token ids of a model, drawn from a seed: a prompt for a model that has no tokenizer. */
-export function syntheticPrompt(config: LlamaConfig, count: number, seed: number = 0): Int32Array {
+export function syntheticPrompt(config: ModelConfig, count: number, seed: number = 0): Int32Array {
   let state = (seed * 2654435761 + 1013904223) >>> 0 || 1;
   return Int32Array.from({ length: count }, () => {
     state ^= state << 13;

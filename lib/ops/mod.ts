@@ -1,24 +1,54 @@
 /**
- * The native operations, outputs first. They write into tensors that the caller gives, and on CUDA only enqueue.
- *
- * All throw VecInferError: INVALID_ARGUMENT naming op, argument, and what was expected and found; DISPOSED for a tensor
- * that is gone; and whatever the library reports.
+ * Device, tensors, native ops and the cache: what a program needs that runs its own model over a coded cache, or the ops alone.
  *
  * @module
  */
-export * from "./attention.ts";
-export * from "./channel.ts";
-export type { RowsOptions, StrideOptions } from "./check.ts";
-export * from "./codebook.ts";
-export * from "./convert.ts";
-export * from "./embedding.ts";
-export { KvLayer, type KvLayerOptions, PAGE_TOKENS, type RopeQuantizeOptions } from "./kv_layer.ts";
-export * from "./linear.ts";
-export * from "./pack.ts";
-export * from "./position.ts";
-export { Quantizer, type QuantizerOptions, type TransformDirection, type TransformOptions } from "./quantizer.ts";
-export * from "./random.ts";
-export * from "./rmsnorm.ts";
-export * from "./rope.ts";
-export * from "./sample.ts";
-export * from "./silu.ts";
+
+export * from "./ops.ts";
+export { CacheFullError, type CacheOptions, KvCache, Sequence } from "../cache/cache.ts";
+export {
+  type Calibration,
+  dataFreeSide,
+  describeCalibration,
+  exactSide,
+  findCalibration,
+  type LayerCalibration,
+  readCalibration,
+  type SideCalibration,
+  writeCalibration,
+} from "../cache/calibration.ts";
+export {
+  type CacheBytes,
+  cacheBytes,
+  type CacheShape,
+  DEFAULT_KV,
+  effectiveBits,
+  type Format,
+  FORMATS,
+  type KvConfig,
+  kvConfig,
+  type KvSpec,
+  layerFormat,
+  type Preset,
+  PRESETS,
+  type SideScheme,
+} from "../cache/format.ts";
+export { gaussianCodebook } from "../cache/gaussian.ts";
+export { hadamard, transformMatrices } from "../cache/matrix.ts";
+export {
+  Device,
+  type DeviceInfo,
+  type DeviceOptions,
+  type ErrorCode,
+  type Functions,
+  Graph,
+  type MemoryInfo,
+  type Native,
+  type NativePointer,
+  type Pointer,
+  type Recorded,
+  VecInferError,
+} from "../device.ts";
+export { type Arguments, type ArgumentTypes, type Kind, type Symbols } from "../ffi/native.ts";
+export { symbols } from "../ffi/symbols.ts";
+export { type DType, type HostArray, type PackedDType, Tensor } from "../tensor.ts";

@@ -39,7 +39,7 @@ export type RopeScaling =
   };
 
 /** A Llama-architecture model's sizes and constants. */
-export interface LlamaConfig {
+export interface ModelConfig {
   /** The architecture's name in Hugging Face transformers. */
   readonly architecture: "LlamaForCausalLM";
   /** Rows of the embedding and of the output projection. */
@@ -112,7 +112,7 @@ export function checkModelPath(path: string): void {
  * Reads `config.json` (and `generation_config.json`, where there is one) of a model's folder, or the metadata of a GGUF file.
  * Throws {@link WeightsError} that names the file, the field, what was expected and what was found.
  */
-export function readModelConfig(folder: string): LlamaConfig {
+export function readModelConfig(folder: string): ModelConfig {
   checkModelPath(folder);
   if (isGguf(folder)) {
     using file = Gguf.open(folder);

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { checkedShape, type LlamaConfig, type RopeScaling } from "./config.ts";
+import { checkedShape, type ModelConfig, type RopeScaling } from "./config.ts";
 import type { Gguf, GgufValue } from "./gguf.ts";
 import { WeightsError } from "./json.ts";
 
@@ -81,7 +81,7 @@ export class GgufFields {
 }
 
 /** The sizes and constants of a Llama model. Throws WeightsError for another architecture, by its name. */
-export function ggufConfig(file: Gguf): LlamaConfig {
+export function ggufConfig(file: Gguf): ModelConfig {
   const fields = new GgufFields(file), { path } = file;
   const architecture = fields.text("general.architecture");
   if (architecture !== "llama") {

@@ -1,28 +1,24 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
+import { EMBEDDED_MODEL, loadCalibration, type Model, openModel, Tokenizer } from "../../mod.ts";
+import { readText } from "../../lib/calibration/mod.ts";
 import {
   cacheBytes,
   CacheFullError,
   Device,
-  EMBEDDED_MODEL,
   KvCache,
   kvConfig,
   type KvSpec,
-  Llama,
-  LlamaStep,
-  loadCalibration,
-  readText,
   Sequence,
   Tensor,
-  Tokenizer,
-} from "../../mod.ts";
+} from "../../lib/ops/mod.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL);
 const ids = Tokenizer.open(folder).encode(readText(`${folder}/eval.txt`).slice(0, 8000)).slice(0, 900);
 
 async function open(kv: KvSpec, options: { sequences?: number; context?: number; tokens?: number } = {}, exact = {}) {
-  const device = Device.open({ device: "cpu" }), model = await Llama.load(device, folder), config = kvConfig(kv, exact);
+  const device = Device.open({ device: "cpu" }), model = await openModel(device, folder), config = kvConfig(kv, exact);
   const calibration = loadCalibration(folder, model, config);
   const cache = new KvCache(device, model.cacheShape, config, calibration, { context: 1024, ...options });
   const stack = new DisposableStack();
@@ -31,8 +27,8 @@ async function open(kv: KvSpec, options: { sequences?: number; context?: number;
 }
 
 /** Teacher-forces tokens into sequences, `rows` at a time (all sequences' rows in one step), and returns the last logits. */
-function feed(model: Llama, cache: KvCache, sequences: Sequence[], tokens: number[][]): Float32Array[] {
-  using step = new LlamaStep(model, sequences.length);
+function feed(model: Model, cache: KvCache, sequences: Sequence[], tokens: number[][]): Float32Array[] {
+  using step = model.step(sequences.length);
   const logits: Float32Array[] = sequences.map(() => new Float32Array());
   for (let i = 0; i < Math.max(...tokens.map((t) => t.length)); i++) {
     const live = sequences.map((_, s) => s).filter((s) => i < tokens[s].length);
@@ -128,7 +124,7 @@ test("an aborted prompt leaves the sequence at its former length", async () => {
 test("bytes are counted exactly: they are what the device has allocated, and what a plan says", async () => {
   for (const kv of ["bf16", "vq2", { keys: "vq3", values: "vq1.5", sinks: 8, window: 32 }]) {
     using device = Device.open({ device: "cpu" });
-    using model = await Llama.load(device, folder);
+    using model = await openModel(device, folder);
     const before = device.memory().allocated,
       config = kvConfig(kv),
       calibration = loadCalibration(folder, model, config);

@@ -5,29 +5,19 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { writeSafetensors } from "../../lib/weights/safetensors.ts";
+import { EMBEDDED_MODEL, loadCalibration, modelFingerprint, openModel, Tokenizer, WeightsError } from "../../mod.ts";
+import { calibrate, MethodCalibrator, methodOf, readText, recipeOf, textWindows } from "../../lib/calibration/mod.ts";
 import {
   cacheBytes,
-  calibrate,
   type Calibration,
   Device,
-  EMBEDDED_MODEL,
   KvCache,
   kvConfig,
   type LayerCalibration,
-  Llama,
-  loadCalibration,
-  MethodCalibrator,
-  methodOf,
-  modelFingerprint,
   PRESETS,
   readCalibration,
-  readText,
-  recipeOf,
-  textWindows,
-  Tokenizer,
-  WeightsError,
   writeCalibration,
-} from "../../mod.ts";
+} from "../../lib/ops/mod.ts";
 import { slow } from "../support/slow.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL), fingerprint = modelFingerprint(folder);
@@ -125,7 +115,7 @@ test("matrices that are singular, missing in a layer or beside smooth factors, a
 
 test("calibration is deterministic for a seed, and what is written is what is read", async () => {
   using device = Device.open({ device: "cpu" });
-  using model = await Llama.load(device, folder);
+  using model = await openModel(device, folder);
   const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
     config = kvConfig("vq2");
   const recipe = { perHead: true, tokenScale: true, valueHadamard: true, iterations: 3, samples: 4000 };
@@ -160,7 +150,7 @@ test("codebooks of sub-vectors are read as they were written, and a file with th
   skip: slow,
 }, async () => {
   using device = Device.open({ device: "cpu" });
-  using model = await Llama.load(device, folder);
+  using model = await openModel(device, folder);
   const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
     config = kvConfig("vq2");
   using calibrator = new MethodCalibrator(model, windows);
@@ -189,7 +179,7 @@ test("codebooks of sub-vectors are read as they were written, and a file with th
 
 test("vecinfer+ spreads its bits over layers, is deterministic, and what is written is what is read", async () => {
   using device = Device.open({ device: "cpu" });
-  using model = await Llama.load(device, folder);
+  using model = await openModel(device, folder);
   const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 160, 2),
     config = kvConfig("vq2+");
   const recipe = { ...recipeOf("vecinfer+", 1.95), iterations: 2, samples: 5000 };
@@ -223,7 +213,7 @@ test("vecinfer+ spreads its bits over layers, is deterministic, and what is writ
 
 test("without a file the data-free scheme is taken, side by side where only one has a file", async () => {
   using device = Device.open({ device: "cpu" });
-  using model = await Llama.load(device, folder);
+  using model = await openModel(device, folder);
   const { keys, values } = loadCalibration(folder, model, kvConfig({ keys: "d4b10", values: "vq2" }));
   assertEquals(keys.origin, "data-free");
   assert(keys.hadamard && keys.tokenScale && values.origin.endsWith("vq2.vecinfer.safetensors"));

@@ -2,20 +2,18 @@ import { assert } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { transformMatrices } from "../../lib/cache/matrix.ts";
+import { EMBEDDED_MODEL, modelFingerprint, Safetensors } from "../../mod.ts";
 import {
   attention,
   Device,
-  EMBEDDED_MODEL,
   kvConfig,
   KvLayer,
   layerFormat,
-  modelFingerprint,
   PRESETS,
   Quantizer,
   readCalibration,
-  Safetensors,
   Tensor,
-} from "../../mod.ts";
+} from "../../lib/ops/mod.ts";
 
 // Post-RoPE queries and keys, and values, of 512 held-out tokens of the embedded model: f16 (heads, tokens, 64).
 const file = fileURLToPath(new URL("../support/kv.safetensors", import.meta.url)),

@@ -1,10 +1,11 @@
 import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
-import { EMBEDDED_MODEL, LanguageModel, readText } from "../../mod.ts";
+import { EMBEDDED_MODEL, LanguageModel } from "../../mod.ts";
+import { readText } from "../../lib/calibration/mod.ts";
 import { Batch, type BatchOptions, type BatchRequest } from "../../lib/engine/batch.ts";
 import { EngineError, type GeneratedToken, type GenerationEvent } from "../../lib/engine/request.ts";
-import { jsonGrammar } from "../../lib/engine/json_schema.ts";
+import { jsonGrammar } from "../../lib/grammar/json_schema.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL);
 const source = readText(`${folder}/eval.txt`);

@@ -2,20 +2,9 @@ import { assert, assertEquals } from "@std/assert";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import {
-  Device,
-  EMBEDDED_MODEL,
-  evaluate,
-  KvCache,
-  kvConfig,
-  LanguageModel,
-  Llama,
-  loadCalibration,
-  PRESETS,
-  readText,
-  textWindows,
-  Tokenizer,
-} from "../../mod.ts";
+import { EMBEDDED_MODEL, LanguageModel, loadCalibration, openModel, Tokenizer } from "../../mod.ts";
+import { evaluate, readText, textWindows } from "../../lib/calibration/mod.ts";
+import { Device, KvCache, kvConfig, PRESETS } from "../../lib/ops/mod.ts";
 import { skipCuda as skip } from "../support/device.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL), golden = JSON.parse(readFileSync(`${folder}/golden.json`, "utf8"));
@@ -23,7 +12,7 @@ const windows = (count: number) => textWindows(Tokenizer.open(folder), readText(
 
 async function qualities(name: "cpu" | "cuda", count: number, presets: string[]) {
   using device = Device.open({ device: name });
-  using model = await Llama.load(device, folder);
+  using model = await openModel(device, folder);
   using owned = new DisposableStack();
   const [reference, ...caches] = ["bf16", ...presets].map((preset) => {
     const config = kvConfig(preset);

@@ -4,21 +4,18 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import {
-  Device,
-  evaluate,
-  KvCache,
-  kvConfig,
   LanguageModel,
-  Llama,
   llamaBytes,
   loadCalibration,
+  openModel,
   openTokenizer,
-  readText,
-  Tensor,
   Tokenizer,
   WeightsError,
   writeSafetensors,
 } from "../../mod.ts";
+import { evaluate, readText } from "../../lib/calibration/mod.ts";
+import { Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
+import { Llama } from "../../lib/models/llama.ts";
 import { type GgufEntry, writeGguf } from "../../scripts/gguf.ts";
 import { llamaMetadata, llamaTensors, type RandomTensor } from "../support/gguf.ts";
 import { Random } from "../support/random.ts";
@@ -86,7 +83,7 @@ const prompt = Array.from("A model reads the same whatever its file is, or nearl
 /** Logits after the prompt, and after one token more. */
 async function logitsOf(path: string): Promise<Float32Array[]> {
   using device = Device.open({ device: "cpu" });
-  using model = await Llama.load(device, path);
+  using model = await openModel(device, path);
   const config = kvConfig("bf16");
   using cache = new KvCache(device, model.cacheShape, config, loadCalibration(path, model, config), { context: 128 });
   using sequence = cache.sequence();
@@ -162,7 +159,7 @@ for (
       // What a plan counts from the heads of the files is what loading allocates.
       using device = Device.open({ device: "cpu" });
       for (const model of [path, join(folder, "hf")]) {
-        using loaded = await Llama.load(device, model);
+        using loaded = await openModel(device, model);
         assertEquals(llamaBytes(model), loaded.weightBytes);
       }
     }));
@@ -189,7 +186,7 @@ test("gguf: a tensor of another shape or name is refused by name", () =>
     using device = Device.open({ device: "cpu" });
     const refused = async (changed: readonly RandomTensor[], cause: string): Promise<void> => {
       writeGguf(path, llamaMetadata(sizes), changed);
-      const error = await Llama.load(device, path).then(() => undefined, (error: unknown) => error);
+      const error = await openModel(device, path).then(() => undefined, (error: unknown) => error);
       assert(error instanceof WeightsError, String(error));
       assertStringIncludes(error.message, path);
       assertStringIncludes(error.message, cause);

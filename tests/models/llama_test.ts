@@ -2,7 +2,9 @@ import { assert, assertEquals } from "@std/assert";
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
-import { EMBEDDED_MODEL, evaluate, LanguageModel, readText, Tensor, textWindows } from "../../mod.ts";
+import { EMBEDDED_MODEL, LanguageModel } from "../../mod.ts";
+import { evaluate, readText, textWindows } from "../../lib/calibration/mod.ts";
+import { Tensor } from "../../lib/ops/mod.ts";
 import { slow } from "../support/slow.ts";
 
 // Values of Hugging Face transformers in float32; see assets/tiny-llama/README.md.

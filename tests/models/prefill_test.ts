@@ -1,16 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { fileURLToPath } from "node:url";
-import {
-  type Device,
-  EMBEDDED_MODEL,
-  KvCache,
-  kvConfig,
-  Llama,
-  loadCalibration,
-  readText,
-  Tensor,
-  Tokenizer,
-} from "../../mod.ts";
+import { EMBEDDED_MODEL, loadCalibration, openModel, Tokenizer } from "../../mod.ts";
+import { readText } from "../../lib/calibration/mod.ts";
+import { type Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
 import type { PrefillPlan } from "../../mod.ts";
 import { testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";
@@ -30,7 +22,7 @@ function difference(a: Float32Array, b: Float32Array): number {
  * prompts.
  */
 async function reader(device: Device): Promise<Disposable & { read(plan: Partial<PrefillPlan>): Float32Array[] }> {
-  const owned = new DisposableStack(), model = owned.use(await Llama.load(device, folder)), random = new Random(seed);
+  const owned = new DisposableStack(), model = owned.use(await openModel(device, folder)), random = new Random(seed);
   const text = Tokenizer.open(folder).encode(readText(`${folder}/eval.txt`).slice(0, 400_000));
   const prompts = Array.from({ length: 6 }, () => text.slice(random.integer(0, text.length - 700)).slice(0, 700));
   const config = kvConfig("vq4"), calibration = loadCalibration(folder, model, config);
@@ -84,7 +76,7 @@ testOnDevices(`keys, values and residual stream in bf16 stay close to f32, seed 
 });
 
 testOnDevices("a prompt's memory is freed, and a plan of no rows refused", async (device) => {
-  using model = await Llama.load(device, folder);
+  using model = await openModel(device, folder);
   const config = kvConfig("vq2");
   using cache = new KvCache(device, model.cacheShape, config, loadCalibration(folder, model, config), { context: 64 });
   using logits = Tensor.empty(device, "f32", [1, model.config.vocabularySize]);

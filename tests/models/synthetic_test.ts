@@ -2,25 +2,21 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import {
-  type Device,
   EMBEDDED_MODEL,
-  KvCache,
-  kvConfig,
   LanguageModel,
-  layerFormat,
-  type LlamaConfig,
+  type ModelConfig,
   readModelConfig,
   SYNTHETIC,
   syntheticConfig,
-  syntheticLlama,
+  syntheticModel,
   syntheticPrompt,
-  Tensor,
 } from "../../mod.ts";
-import { exactSide } from "../../mod.ts";
+import { type Device, KvCache, kvConfig, layerFormat, Tensor } from "../../lib/ops/mod.ts";
+import { exactSide } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 
 /** Weights and biases of a shape. */
-function parameters(config: LlamaConfig): number {
+function parameters(config: ModelConfig): number {
   const { hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, vocabularySize } = config;
   const qkv = (heads + 2 * kvHeads) * headDim, bias = config.attentionBias ? qkv : 0;
   const layer = qkv * hiddenSize + bias + hiddenSize * heads * headDim + 3 * hiddenSize * intermediateSize +
@@ -39,8 +35,8 @@ test("the shapes have as many parameters as the models they are named after", ()
 });
 
 /** The logits behind a prompt of 40 tokens. */
-function logitsOf(device: Device, config: LlamaConfig, seed: number): Float32Array {
-  using model = syntheticLlama(device, config, seed);
+function logitsOf(device: Device, config: ModelConfig, seed: number): Float32Array {
+  using model = syntheticModel(device, config, seed);
   const exact = { keys: exactSide(), values: exactSide() };
   using cache = new KvCache(device, model.cacheShape, kvConfig("bf16"), exact, { context: 64 });
   using logits = Tensor.empty(device, "f32", [1, config.vocabularySize]);

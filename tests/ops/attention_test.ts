@@ -1,7 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import type { Device } from "../../lib/device.ts";
 import { VecInferError } from "../../lib/device.ts";
-import { attention, attentionPrefill } from "../../lib/ops/mod.ts";
+import { attention, attentionPrefill } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";

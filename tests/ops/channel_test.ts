@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { channelMax } from "../../lib/ops/mod.ts";
+import { channelMax } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertLess, assertRejects, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { codebookAssign, kmeans } from "../../lib/ops/mod.ts";
+import { codebookAssign, kmeans } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { convert } from "../../lib/ops/mod.ts";
+import { convert } from "../../lib/ops/ops.ts";
 import { type DType, Tensor } from "../../lib/tensor.ts";
 import { testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { linear, pack, rmsnorm, siluMul } from "../../lib/ops/mod.ts";
+import { linear, pack, rmsnorm, siluMul } from "../../lib/ops/ops.ts";
 import { PACKED_ROWS, Tensor } from "../../lib/tensor.ts";
 import { blockWeights, randomBlocks } from "../support/blocks.ts";
 import { assertAllClose } from "../support/close.ts";

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { advance } from "../../lib/ops/mod.ts";
+import { advance } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { testOnDevices } from "../support/device.ts";
 

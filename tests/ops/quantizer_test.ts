@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { Quantizer } from "../../lib/ops/mod.ts";
+import { Quantizer } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";

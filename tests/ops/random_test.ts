@@ -1,6 +1,6 @@
 import { assert, assertAlmostEquals, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { randomNormal } from "../../lib/ops/mod.ts";
+import { randomNormal } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { testOnDevices } from "../support/device.ts";
 import { allBf16 } from "../support/reference.ts";

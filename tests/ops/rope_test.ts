@@ -1,7 +1,7 @@
 import { test } from "node:test";
 import { assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { rope, type RopeConfig, ropeFrequencies } from "../../lib/ops/mod.ts";
+import { rope, type RopeConfig, ropeFrequencies } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";

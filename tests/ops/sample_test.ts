@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { type Device, VecInferError } from "../../lib/device.ts";
-import { compareLogits, logProbabilities, sample, SAMPLE_SETTINGS } from "../../lib/ops/mod.ts";
+import { compareLogits, logProbabilities, sample, SAMPLE_SETTINGS } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";

@@ -2,7 +2,7 @@ import { assert, assertThrows } from "@std/assert";
 import { test } from "node:test";
 import { transformMatrices } from "../../lib/cache/matrix.ts";
 import { VecInferError } from "../../lib/device.ts";
-import { attention, KvLayer, Quantizer } from "../../lib/ops/mod.ts";
+import { attention, KvLayer, Quantizer } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { cpu, testOnDevices } from "../support/device.ts";

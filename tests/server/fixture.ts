@@ -3,7 +3,8 @@ import { assertRejects } from "@std/assert";
 import { after } from "node:test";
 import OpenAI, { APIError } from "openai";
 import { fileURLToPath } from "node:url";
-import { EMBEDDED_MODEL, readText } from "../../mod.ts";
+import { EMBEDDED_MODEL } from "../../mod.ts";
+import { readText } from "../../lib/calibration/mod.ts";
 import { type CacheStats, type LogEntry, serve, type ServeOptions, type Server } from "../../lib/server/mod.ts";
 
 /** Text for prompts. */

@@ -1,6 +1,6 @@
 /** A small cache layer with random contents, and what it should hold. @module */
 import type { Device } from "../../lib/device.ts";
-import { KvLayer, Quantizer } from "../../lib/ops/mod.ts";
+import { KvLayer, Quantizer } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import type { Random } from "./random.ts";
 import { codedVector, hadamard } from "./reference.ts";

@@ -1,6 +1,6 @@
 /** A command of every behaviour, run as a process by command_test.ts. */
 import process from "node:process";
-import { command } from "../../scripts/command.ts";
+import { command } from "../../scripts/frame/command.ts";
 
 await command({
   name: "sample",

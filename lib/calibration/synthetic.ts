@@ -1,0 +1,75 @@
+/**
+ * Calibrations of synthetic models, for measuring speed and memory.
+ *
+ * @module
+ */
+
+import type { Calibration, LayerCalibration, SideCalibration } from "../cache/calibration.ts";
+import { type CacheShape, type Format, FORMATS, type KvConfig, layerFormat, PRESETS } from "../cache/format.ts";
+import { gaussianCodebook } from "../cache/gaussian.ts";
+import { hadamard } from "../cache/matrix.ts";
+import type { Model } from "../models/model.ts";
+import { syntheticPrompt } from "../models/synthetic.ts";
+import { calibrate, LAYER_FORMATS } from "./calibrate.ts";
+import { allocate } from "./sensitivity.ts";
+
+/**
+ * A calibration for `config` of a synthetic model; `origin` says so. By the paper's recipe it is trained on keys and values that the
+ * model makes of 2048 random tokens. For presets of `vecinfer+` it is drawn, as fitting takes minutes and what is fitted to random
+ * weights is no better: the Hadamard matrix stands in for fitted ones, dense as they are, codebooks are data-free ones, one
+ * a KV head, and formats a layer come from {@linkcode syntheticSensitivity}. So it costs the time and memory of a fitted one.
+ */
+export async function syntheticCalibration(model: Model, config: KvConfig, signal?: AbortSignal): Promise<Calibration> {
+  if (PRESETS[config.name]?.plus) return drawn(model.cacheShape, config);
+  const prompt = syntheticPrompt(model.config, 2048);
+  const { keys, values } = await calibrate(model, config, [prompt], { samples: 65536, iterations: 8 }, { signal });
+  for (const side of [keys, values]) if (side.format.bits < 16) side.origin = "synthetic activations";
+  return { keys, values };
+}
+
+function drawn(shape: CacheShape, config: KvConfig): Calibration {
+  const { kvHeads, headDim, layers } = shape, { layerBits } = PRESETS[config.name];
+  const formats = layerBits === undefined
+    ? undefined
+    : allocate(shape, syntheticSensitivity(layers), FORMATS.d4b8, layerBits, LAYER_FORMATS);
+  const matrix = new Float32Array(kvHeads * headDim * headDim), dense = hadamard(headDim);
+  for (let head = 0; head < kvHeads; head++) matrix.set(dense, head * dense.length);
+  const codebookOf = (format: Format) => {
+    const one = gaussianCodebook(format.name), all = new Float32Array(kvHeads * one.length);
+    for (let head = 0; head < kvHeads; head++) all.set(one, head * one.length);
+    return all;
+  };
+  const side = (which: "keys" | "values"): SideCalibration => {
+    const layerFormats = formats?.[which], codebooks = new Map<Format, Float32Array>();
+    const scheme = {
+      format: config[which],
+      hadamard: false,
+      tokenScale: false,
+      smooth: false,
+      fitted: true,
+      codebookHeads: kvHeads,
+      codebookParts: 1,
+      ...(layerFormats && { layerFormats }),
+    };
+    const layer = (_: unknown, index: number): LayerCalibration => {
+      const format = layerFormat(scheme, config[which], index);
+      if (!codebooks.has(format)) codebooks.set(format, codebookOf(format));
+      return { codebook: codebooks.get(format)!, matrix };
+    };
+    return { ...scheme, layers: Array.from({ length: layers }, layer), origin: "synthetic, drawn" };
+  };
+  return { keys: side("keys"), values: side("values") };
+}
+
+/**
+ * Sensitivities spread as those of smollm2-135m are: log-normal, of deviation 1.05 for keys and 0.85 for values, which have
+ * e^-0.75 of the keys' (`bench/results/cpu-ablation-4096.json`). Normal quantiles by the logistic function's, within a seventh.
+ */
+function syntheticSensitivity(layers: number): { keys: number[]; values: number[] } {
+  const quantile = (index: number) => Math.log((index + 0.5) / (layers - index - 0.5)) / 1.7;
+  const spread = (shift: number, deviation: number, step: number) =>
+    Array.from({ length: layers }, (_, layer) => Math.exp(shift + deviation * quantile(layer * step % layers)));
+  // A step without a common divisor, so that the two are not in the same order.
+  const step = [7, 5, 3].find((step) => layers % step !== 0) ?? 1;
+  return { keys: spread(0, 1.05, 1), values: spread(-0.75, 0.85, step) };
+}
