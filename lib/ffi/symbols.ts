@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "0b3422b9219632bd7f1ce3ad26d511e7354c65741739f88445f0689b0e8853d9";
+export const ABI_HASH = "0ee60eac10adfc637e630f23e7ba4a2d1b40a9fe2c32ac63c672ecad09d226e1";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
