@@ -27,16 +27,17 @@ export {
   type Piece,
 } from "./lib/engine/language_model.ts";
 export { openTokenizer } from "./lib/engine/tokenizer.ts";
-export { llamaBytes, type LlamaLayer, type LlamaWeights } from "./lib/models/llama_weights.ts";
 export {
   type KvObserver,
   type Model,
   openModel,
   type OpenOptions,
+  parameterCount,
   type PrefillOptions,
   type PrefillPlan,
   type Step,
   type StepObserver,
+  weightBytesOf,
 } from "./lib/models/model.ts";
 export { SYNTHETIC, syntheticConfig, syntheticModel, syntheticPrompt } from "./lib/models/synthetic.ts";
 export { Detokenizer, type DetokenizerOptions } from "./lib/tokenizer/detokenizer.ts";
@@ -51,13 +52,13 @@ export {
 export { type Vocabulary } from "./lib/tokenizer/vocabulary.ts";
 export { isGguf, type ModelConfig, readModelConfig, type RopeScaling } from "./lib/weights/config.ts";
 export { modelFingerprint } from "./lib/weights/fingerprint.ts";
-export { Gguf, type GgufTensor, type GgufValue } from "./lib/weights/gguf.ts";
+export { Gguf, type GgufValue } from "./lib/weights/gguf.ts";
 export { BLOCK_TYPES, dequantizeBlocks } from "./lib/weights/gguf_blocks.ts";
 export {
-  type Dtype,
   Safetensors,
+  type SafetensorsType,
   type TensorData,
-  type TensorInfo,
   WeightsError,
   writeSafetensors,
 } from "./lib/weights/safetensors.ts";
+export type { TensorFile, TensorInfo } from "./lib/weights/tensor_file.ts";

@@ -5,7 +5,7 @@
  */
 
 import os from "node:os";
-import { isGguf, llamaBytes, readModelConfig, syntheticConfig } from "../mod.ts";
+import { isGguf, parameterCount, readModelConfig, syntheticConfig, weightBytesOf } from "../mod.ts";
 import { cacheBytes, type CacheShape, effectiveBits, kvConfig, PRESETS } from "../lib/ops/mod.ts";
 import { command } from "./frame/command.ts";
 import { bytesText, checked, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
@@ -37,16 +37,14 @@ await command({
 }, ({ options }) => {
   const { synthetic } = options, name = synthetic ?? options.model;
   const config = synthetic === undefined ? readModelConfig(name) : checked(() => syntheticConfig(synthetic));
-  const { layers, kvHeads, headDim, hiddenSize: hidden } = config;
+  const { layers, kvHeads, headDim } = config;
   const context = whole("context", options.context ?? config.contextLength);
   const sequences = whole("sequences", options.sequences);
   const memory = options.memory === undefined ? os.totalmem() : checked(() => sizeOf(options.memory!));
   const shape: CacheShape = { layers, kvHeads, headDim };
-  const attention = 2 * hidden * headDim * (config.heads + kvHeads);
-  const parameters = layers * (attention + 3 * hidden * config.intermediateSize + 2 * hidden) + hidden +
-    config.vocabularySize * hidden * (config.tieWordEmbeddings ? 1 : 2);
+  const parameters = parameterCount(config);
   // Of a folder config.json is enough; which matrices of a GGUF file are packed, and stay so, is in its head.
-  const packed = synthetic === undefined && isGguf(name), weights = packed ? llamaBytes(name) : 2 * parameters;
+  const packed = synthetic === undefined && isGguf(name), weights = packed ? weightBytesOf(name) : 2 * parameters;
   const rows = Object.keys(PRESETS).map((name) => {
     const kv = checked(() => kvConfig(name, options));
     const quantized = name !== "bf16", { plus = false } = PRESETS[name];

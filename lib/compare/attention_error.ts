@@ -39,7 +39,7 @@ export async function attentionErrors(
       step.ids.write(window.subarray(begin, begin + count));
       step.positions.write(Int32Array.from({ length: count }, (_, i) => begin + i));
       for (const sequence of [exact, ...sequences]) sequence.extend(count);
-      model.forward(step, reference, count, (layer) => {
+      model.forwardObserved(step, reference, count, (layer) => {
         const expected = step.attention.rows(0, count).read<Float32Array>();
         norms[layer] += expected.reduce((sum, x) => sum + x * x, 0);
         caches.forEach((cache, c) => {

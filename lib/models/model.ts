@@ -9,12 +9,23 @@ import type { Device } from "../device.ts";
 import type { Tensor } from "../tensor.ts";
 import type { KvCache, Sequence } from "../cache/cache.ts";
 import type { CacheShape } from "../cache/format.ts";
-import type { ModelConfig } from "../weights/config.ts";
-import { Llama, type PrefillOptions, type PrefillPlan, type Step, type StepObserver } from "./llama.ts";
+import { readModelConfig } from "../weights/config.ts";
+import type { ModelConfig } from "../weights/model_config.ts";
+import type { Architecture, ModelPlan } from "./architecture.ts";
+import { Decoder } from "./decoder.ts";
+import { llama } from "./llama.ts";
+import type { PrefillOptions, PrefillPlan } from "./prompt.ts";
+import { qwen2 } from "./qwen2.ts";
+import type { Step, StepObserver } from "./step.ts";
+import { countBytes, countParameters, loadWeights, type LoadWeightsOptions } from "./weights/decoder_weights.ts";
 
-export type { KvObserver, PrefillOptions, PrefillPlan, Step, StepObserver } from "./llama.ts";
+export type { KvObserver, PrefillOptions, PrefillPlan } from "./prompt.ts";
+export type { Step, StepObserver } from "./step.ts";
 
-/** A decoder-only transformer on a device: its sizes, and the two ways to run it. */
+/** The architectures. What their config.json have of their own is in `weights/architectures.ts`. */
+export const ARCHITECTURES: readonly Architecture[] = [llama, qwen2];
+
+/** A decoder-only transformer on a device: its sizes, and the ways to run it. */
 export interface Model extends Disposable {
   /** Sizes and settings of config.json. */
   readonly config: ModelConfig;
@@ -30,32 +41,60 @@ export interface Model extends Disposable {
   readonly outputs: readonly Tensor[];
   /** Memory of a decode step for up to `rows` rows. */
   step(rows: number): Step;
-  /** One decode step, see {@linkcode Llama.forward}. */
-  forward(step: Step, cache: KvCache, rows: number, observe?: StepObserver): void;
+  /**
+   * One step: row r is token `step.ids[r]` at `step.positions[r]` of the sequence in `step.slots[r]`, for which
+   * `extend` has made room. Writes `step.logits`. Allocates nothing, reads nothing back, so that it can be recorded.
+   */
+  forward(step: Step, cache: KvCache, rows: number): void;
+  /** The same in more calls, so that each layer's queries, keys, values and attention can be seen. */
+  forwardObserved(step: Step, cache: KvCache, rows: number, observe: StepObserver): void;
   /** How a prompt of so many tokens is read. */
   prefillPlan(tokens: number): PrefillPlan;
-  /** Reads a prompt into a sequence and writes the last token's logits, see {@linkcode Llama.prefill}. */
+  /**
+   * Reads a prompt into a sequence: attention is exact over the prompt's own tokens, and over what the sequence already
+   * holds from its cache. Writes the last token's logits, f32 [vocabulary], to `logits`.
+   */
   prefill(logits: Tensor, sequence: Sequence, ids: ArrayLike<number>, options?: PrefillOptions): void;
-  /** The same in parts. */
+  /**
+   * The same in parts: yields after every chunk of a layer. Left early, it leaves the sequence as `truncate` to its former
+   * length does. Without `logits` the model's head is left out.
+   */
   prefillParts(
     logits: Tensor | null,
     sequence: Sequence,
     ids: ArrayLike<number>,
     options?: PrefillOptions,
   ): Generator<void, void, void>;
-  /** Moves the queries or keys at the beginning of rows, f32 [rows, heads, headDim], by so many positions, i32 [rows]. */
-  rotate(x: Tensor, by: Tensor, heads: number): void;
+  /**
+   * Moves queries or keys of a layer (default: the first), at the beginning of rows, f32 [rows, heads, headDim], by so many
+   * positions, i32 [rows].
+   */
+  rotate(x: Tensor, by: Tensor, heads: number, layer?: number): void;
 }
 
 /** How {@linkcode openModel} reports and stops. */
-export interface OpenOptions {
-  /** Called with bytes of weights read and in all. */
-  onProgress?: (bytes: number, total: number) => void;
-  /** Stops reading. */
-  signal?: AbortSignal;
-}
+export type OpenOptions = LoadWeightsOptions;
 
 /** Reads config and weights of a model folder in Hugging Face layout, or of a GGUF file. Throws WeightsError naming file and cause. */
-export function openModel(device: Device, path: string, options: OpenOptions = {}): Promise<Model> {
-  return Llama.load(device, path, options);
+export async function openModel(device: Device, path: string, options: OpenOptions = {}): Promise<Model> {
+  const config = readModelConfig(path), plan = planOf(config);
+  return new Decoder(device, config, plan, await loadWeights(device, path, plan, options));
+}
+
+/** What the model of a configuration is made of. Throws RangeError for an architecture that is not in the list. */
+export function planOf(config: ModelConfig): ModelPlan {
+  const architecture = ARCHITECTURES.find(({ name }) => name === config.architecture);
+  if (architecture) return architecture.plan(config);
+  const names = ARCHITECTURES.map(({ name }) => name).join(", ");
+  throw new RangeError(`there is no architecture ${config.architecture}; there are ${names}`);
+}
+
+/** Bytes that the weights of a model folder or a GGUF file take on a device, from the heads of the files. */
+export function weightBytesOf(path: string): number {
+  return countBytes(path, planOf(readModelConfig(path)));
+}
+
+/** Weights and biases of a model, a matrix that is embedding and head counted once. */
+export function parameterCount(config: ModelConfig): number {
+  return countParameters(planOf(config));
 }

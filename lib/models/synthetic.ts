@@ -7,11 +7,10 @@
 
 import type { Device } from "../device.ts";
 import { randomNormal } from "../ops/ops.ts";
-import type { Tensor } from "../tensor.ts";
-import type { ModelConfig } from "../weights/config.ts";
-import { Llama } from "./llama.ts";
-import type { Model } from "./model.ts";
-import { LlamaWeights } from "./llama_weights.ts";
+import type { ModelConfig } from "../weights/model_config.ts";
+import { Decoder } from "./decoder.ts";
+import { type Model, planOf } from "./model.ts";
+import { DecoderWeights } from "./weights/decoder_weights.ts";
 
 /** RoPE scaling of Llama 3.1 and 3.2, which differ in the factor. */
 const llama3 = (factor: number): ModelConfig["ropeScaling"] => ({
@@ -22,7 +21,7 @@ const llama3 = (factor: number): ModelConfig["ropeScaling"] => ({
   originalContextLength: 8192,
 });
 
-const common = { architecture: "LlamaForCausalLM", mlpBias: false, bosId: null, eosIds: [] } as const;
+const common = { attentionBias: false, mlpBias: false, bosId: null, eosIds: [] } as const;
 
 /**
  * The shapes, by name, as in the config.json of the embedded model, of meta-llama/Llama-3.1-8B and Llama-3.2-1B, and of
@@ -31,6 +30,7 @@ const common = { architecture: "LlamaForCausalLM", mlpBias: false, bosId: null, 
 export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
   "tiny-llama": {
     ...common,
+    architecture: "LlamaForCausalLM",
     vocabularySize: 6144,
     hiddenSize: 256,
     intermediateSize: 640,
@@ -43,10 +43,10 @@ export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
     ropeTheta: 10000.0,
     ropeScaling: null,
     tieWordEmbeddings: true,
-    attentionBias: false,
   },
   "llama-3.1-8b": {
     ...common,
+    architecture: "LlamaForCausalLM",
     vocabularySize: 128256,
     hiddenSize: 4096,
     intermediateSize: 14336,
@@ -59,10 +59,10 @@ export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
     ropeTheta: 500000,
     ropeScaling: llama3(8),
     tieWordEmbeddings: false,
-    attentionBias: false,
   },
   "llama-3.2-1b": {
     ...common,
+    architecture: "LlamaForCausalLM",
     vocabularySize: 128256,
     hiddenSize: 2048,
     intermediateSize: 8192,
@@ -75,10 +75,10 @@ export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
     ropeTheta: 500000,
     ropeScaling: llama3(32),
     tieWordEmbeddings: true,
-    attentionBias: false,
   },
   "qwen2.5-7b": {
     ...common,
+    architecture: "Qwen2ForCausalLM",
     vocabularySize: 152064,
     hiddenSize: 3584,
     intermediateSize: 18944,
@@ -102,41 +102,19 @@ export function syntheticConfig(name: string): ModelConfig {
 }
 
 /**
- * Draws a model on the device: products and embedding N(0, 0.02^2), as before training, biases of query, key and value the
- * same, norms 1. Normed activations have a mean square of 1, so what each layer adds to the residual stream, and the stream
- * itself, stay of the order of 1 to 10. The same name and seed give the same weights on both libraries, up to rounding.
+ * Draws a model on the device: products and embedding N(0, 0.02^2), as before training, biases the same, norms 1. Normed
+ * activations have a mean square of 1, so what each layer adds to the residual stream, and the stream itself, stay of the order
+ * of 1 to 10. The same name and seed give the same weights on both libraries, up to rounding.
  */
 export function syntheticModel(device: Device, config: ModelConfig, seed: number = 0): Model {
-  const weights = new LlamaWeights(device), { hiddenSize, intermediateSize, vocabularySize } = config;
-  const qSize = config.heads * config.headDim, qkvSize = qSize + 2 * config.kvHeads * config.headDim;
-  let drawn = 0;
-  const draw = (...shape: number[]): Tensor => {
-    const tensor = weights.allocate(...shape);
-    randomNormal(tensor, { seed: (seed * 65537 + drawn++) | 0, deviation: 0.02 });
-    return tensor;
-  };
-  const norm = (): Tensor => {
-    const tensor = weights.allocate(hiddenSize);
-    randomNormal(tensor, { mean: 1, deviation: 0 });
-    return tensor;
-  };
+  const plan = planOf(config), weights = new DecoderWeights(device, plan);
   try {
-    weights.embedding = draw(vocabularySize, hiddenSize);
-    for (let i = 0; i < config.layers; i++) {
-      weights.layers.push({
-        inputNorm: norm(),
-        qkv: draw(qkvSize, hiddenSize),
-        // Qwen 2.5 has no bias on the attention's output.
-        qkvBias: config.attentionBias ? draw(qkvSize) : undefined,
-        output: draw(hiddenSize, qSize),
-        postNorm: norm(),
-        gateUp: draw(2 * intermediateSize, hiddenSize),
-        down: draw(hiddenSize, intermediateSize),
-      });
+    let drawn = 0;
+    for (const { tensor, kind } of weights.tensors) {
+      if (kind === "norm") randomNormal(tensor, { mean: 1, deviation: 0 });
+      else randomNormal(tensor, { seed: (seed * 65537 + drawn++) | 0, deviation: 0.02 });
     }
-    weights.norm = norm();
-    weights.head = config.tieWordEmbeddings ? weights.embedding : draw(vocabularySize, hiddenSize);
-    return new Llama(device, config, weights);
+    return new Decoder(device, config, plan, weights);
   } catch (error) {
     weights[Symbol.dispose]();
     throw error;

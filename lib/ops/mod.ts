@@ -5,6 +5,8 @@
  */
 
 export * from "./ops.ts";
+export { type RopeConfig, ropeFrequencies } from "../models/rope.ts";
+export type { RopeScaling } from "../weights/model_config.ts";
 export { CacheFullError, type CacheOptions, KvCache, Sequence } from "../cache/cache.ts";
 export {
   type Calibration,

@@ -8,6 +8,7 @@ import { createHash } from "node:crypto";
 import { isGguf, readModelConfig } from "./config.ts";
 import { Gguf } from "./gguf.ts";
 import { openModel } from "./safetensors.ts";
+import type { TensorFile } from "./tensor_file.ts";
 
 /** Bytes sampled at the start and in the middle of each tensor. */
 const SAMPLE_BYTES = 256;
@@ -25,7 +26,7 @@ export function modelFingerprint(folder: string): string {
   hash.update(
     JSON.stringify([architecture, layers, heads, kvHeads, headDim, hiddenSize, rmsNormEps, ropeTheta, ropeScaling]),
   );
-  using weights = isGguf(folder) ? Gguf.open(folder) : openModel(folder);
+  using weights: TensorFile = isGguf(folder) ? Gguf.open(folder) : openModel(folder);
   for (const name of weights.names.sort()) {
     const { dtype, shape, byteLength } = weights.info(name);
     hash.update(JSON.stringify([name, dtype, shape]));

@@ -10,6 +10,7 @@
 import { closeSync, fstatSync, openSync } from "node:fs";
 import { fileErrorCause, WeightsError } from "./json.ts";
 import { readAll } from "./read.ts";
+import type { TensorFile, TensorInfo } from "./tensor_file.ts";
 
 /** A tensor type of the format: elements of a block, and its bytes. */
 export interface GgufType {
@@ -56,16 +57,6 @@ const types: Readonly<Record<number, GgufType>> = {
   35: { name: "TQ2_0", elements: 256, bytes: 66 },
 };
 
-/** What a file says about a tensor. */
-export interface GgufTensor {
-  /** Name of its type, e.g. "Q4_1". */
-  readonly dtype: string;
-  /** Sizes of the dimensions, the last one contiguous. */
-  readonly shape: readonly number[];
-  /** Bytes of the whole tensor. */
-  readonly byteLength: number;
-}
-
 /** A value of the metadata. Whole numbers over 2^53 are bigint. */
 export type GgufValue = number | bigint | boolean | string | GgufValue[];
 
@@ -82,7 +73,7 @@ const MAX_DEPTH = 4;
 /** Least bytes that a value of each type takes in the file. */
 const valueBytes: readonly number[] = [1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8];
 
-interface Entry extends GgufTensor {
+interface Entry extends TensorInfo {
   readonly position: number;
 }
 
@@ -90,7 +81,7 @@ interface Entry extends GgufTensor {
  * The metadata and tensors of one GGUF file. Only the head is read when it opens; tensor bytes are read when asked for.
  * Holds a file descriptor: close it, or declare it with `using`.
  */
-export class Gguf {
+export class Gguf implements TensorFile {
   /** The file. */
   readonly path: string;
   /** The metadata, in the order of the file. */
@@ -135,7 +126,7 @@ export class Gguf {
   }
 
   /** Type, shape and size of a tensor. Throws {@link WeightsError} where it is missing. */
-  info(name: string): GgufTensor {
+  info(name: string): TensorInfo {
     const { dtype, shape, byteLength } = this.#entry(name);
     return { dtype, shape, byteLength };
   }
@@ -310,7 +301,7 @@ function readHead(reader: Reader): { metadata: Map<string, GgufValue>; tensors: 
     reader.fail(`general.alignment is ${alignment}; powers of 2 up to ${1 << 20} are possible`);
   }
 
-  const offsets = new Map<string, GgufTensor & { offset: number }>();
+  const offsets = new Map<string, TensorInfo & { offset: number }>();
   for (let i = 0; i < tensorCount; i++) {
     const name = reader.text(`the name of tensor ${i}`, 65535);
     if (offsets.has(name)) reader.fail(`has the tensor ${name} twice`);
@@ -323,7 +314,7 @@ function readHead(reader: Reader): { metadata: Map<string, GgufValue>; tensors: 
   return { metadata, tensors };
 }
 
-function readTensor(reader: Reader, name: string, alignment: number): GgufTensor & { offset: number } {
+function readTensor(reader: Reader, name: string, alignment: number): TensorInfo & { offset: number } {
   const fail = (cause: string): never => reader.fail(`tensor ${name}: ${cause}`);
   const dimensions = reader.u32(`the dimensions of ${name}`);
   if (dimensions < 1 || dimensions > MAX_DIMENSIONS) {

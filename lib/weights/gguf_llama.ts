@@ -4,81 +4,10 @@
  * @module
  */
 
-import { checkedShape, type ModelConfig, type RopeScaling } from "./config.ts";
-import type { Gguf, GgufValue } from "./gguf.ts";
+import type { Gguf } from "./gguf.ts";
+import { GgufFields } from "./gguf_fields.ts";
 import { WeightsError } from "./json.ts";
-
-/** Typed access to the metadata of a GGUF file. Errors name the file and the entry. */
-export class GgufFields {
-  readonly #file: Gguf;
-
-  /** Of an open file. */
-  constructor(file: Gguf) {
-    this.#file = file;
-  }
-
-  /** The error for an entry that is not what was expected. */
-  wrong(key: string, expected: string): WeightsError {
-    const value = this.#file.metadata.get(key);
-    const found = value === undefined
-      ? "nothing"
-      : typeof value === "bigint"
-      ? String(value)
-      : JSON.stringify(value, (_, v) => typeof v === "bigint" ? String(v) : v).slice(0, 80);
-    return new WeightsError(`${this.#file.path}: ${key}: expected ${expected}, found ${found}`);
-  }
-
-  #optional<T extends GgufValue>(key: string, expected: string, is: (value: GgufValue) => value is T): T | undefined {
-    const value = this.#file.metadata.get(key);
-    if (value === undefined) return undefined;
-    if (!is(value)) throw this.wrong(key, expected);
-    return value;
-  }
-
-  /** A text, or undefined where there is none. */
-  text(key: string): string | undefined {
-    return this.#optional(key, "a text", (value): value is string => typeof value === "string");
-  }
-
-  /** True or false, or undefined. */
-  flag(key: string): boolean | undefined {
-    return this.#optional(key, "true or false", (value): value is boolean => typeof value === "boolean");
-  }
-
-  /** A whole number from `least` on, or undefined. */
-  count(key: string, least: number = 1): number | undefined {
-    const is = (value: GgufValue): value is number =>
-      typeof value === "number" && Number.isInteger(value) && value >= least && value < 2 ** 31;
-    return this.#optional(key, `a whole number >= ${least}`, is);
-  }
-
-  /** The same where there must be one. */
-  needed(key: string): number {
-    const value = this.count(key);
-    if (value === undefined) throw this.wrong(key, "a whole number >= 1");
-    return value;
-  }
-
-  /** A number > 0, or undefined. */
-  positive(key: string): number | undefined {
-    const is = (value: GgufValue): value is number => typeof value === "number" && value > 0 && value < Infinity;
-    return this.#optional(key, "a number > 0", is);
-  }
-
-  /** A list of texts, or undefined. */
-  texts(key: string): string[] | undefined {
-    const is = (value: GgufValue): value is string[] =>
-      Array.isArray(value) && value.every((item) => typeof item === "string");
-    return this.#optional(key, "a list of texts", is);
-  }
-
-  /** A list of numbers, or undefined. */
-  numbers(key: string): number[] | undefined {
-    const is = (value: GgufValue): value is number[] =>
-      Array.isArray(value) && value.every((item) => typeof item === "number");
-    return this.#optional(key, "a list of numbers", is);
-  }
-}
+import { checkShape, type ModelConfig, type RopeScaling } from "./model_config.ts";
 
 /** The sizes and constants of a Llama model. Throws WeightsError for another architecture, by its name. */
 export function ggufConfig(file: Gguf): ModelConfig {
@@ -98,7 +27,7 @@ export function ggufConfig(file: Gguf): ModelConfig {
   const headDim = fields.count("llama.attention.key_length") ?? hiddenSize / heads;
   const valueDim = fields.count("llama.attention.value_length") ?? headDim;
   if (valueDim !== headDim) throw fields.wrong("llama.attention.value_length", String(headDim));
-  checkedShape(path, heads, kvHeads, headDim);
+  checkShape(path, heads, kvHeads, headDim);
   const rotated = fields.count("llama.rope.dimension_count") ?? headDim;
   if (rotated !== headDim) throw fields.wrong("llama.rope.dimension_count", `${headDim}, a whole head`);
   const rmsNormEps = fields.positive("llama.attention.layer_norm_rms_epsilon");

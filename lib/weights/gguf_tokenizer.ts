@@ -5,7 +5,7 @@
  */
 
 import type { Gguf } from "./gguf.ts";
-import { GgufFields } from "./gguf_llama.ts";
+import { GgufFields } from "./gguf_fields.ts";
 import { type JsonObject, WeightsError } from "./json.ts";
 
 /** What a tokenizer is made from. */

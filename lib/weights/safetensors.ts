@@ -12,11 +12,12 @@ import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileErrorCause, isObject, parseObject, readObject, WeightsError } from "./json.ts";
 import { readAll } from "./read.ts";
+import type { TensorFile, TensorInfo } from "./tensor_file.ts";
 
 export { WeightsError } from "./json.ts";
 
 /** Element types of the format. */
-export type Dtype =
+export type SafetensorsType =
   | "F64"
   | "F32"
   | "F16"
@@ -34,7 +35,7 @@ export type Dtype =
   | "BOOL";
 
 /** Bytes of one element. */
-export const DTYPE_BYTES: Readonly<Record<Dtype, number>> = {
+export const DTYPE_BYTES: Readonly<Record<SafetensorsType, number>> = {
   F64: 8,
   F32: 4,
   F16: 2,
@@ -52,20 +53,10 @@ export const DTYPE_BYTES: Readonly<Record<Dtype, number>> = {
   BOOL: 1,
 };
 
-/** What the header says about a tensor. */
-export interface TensorInfo {
-  /** Element type. */
-  readonly dtype: Dtype;
-  /** Sizes of the dimensions, the last one contiguous; empty for a scalar. */
-  readonly shape: readonly number[];
-  /** Bytes of the whole tensor. */
-  readonly byteLength: number;
-}
-
 /** A tensor to write. */
 export interface TensorData {
   /** Element type. */
-  readonly dtype: Dtype;
+  readonly dtype: SafetensorsType;
   /** Sizes of the dimensions. */
   readonly shape: readonly number[];
   /** The elements, little-endian; their length is that of shape and dtype. */
@@ -84,7 +75,7 @@ interface Shard {
 }
 
 /** A tensor and where its bytes begin in its file. */
-interface Entry extends TensorInfo {
+interface Entry extends TensorInfo<SafetensorsType> {
   readonly path: string;
   readonly fd: number;
   readonly position: number;
@@ -94,7 +85,7 @@ interface Entry extends TensorInfo {
  * The tensors of one safetensors file or of a sharded model. Only headers are read when it opens; tensor bytes are read
  * when asked for. Holds file descriptors: close it, or declare it with `using`.
  */
-export class Safetensors {
+export class Safetensors implements TensorFile {
   /** The file: the safetensors file, or the index of a sharded model. */
   readonly path: string;
   /** The header's `__metadata__` (of all shards together); an object without prototype. */
@@ -150,8 +141,8 @@ export class Safetensors {
     return this.#tensors.has(name);
   }
 
-  /** Dtype, shape and size of a tensor. Throws {@link WeightsError} where it is missing. */
-  info(name: string): TensorInfo {
+  /** SafetensorsType, shape and size of a tensor. Throws {@link WeightsError} where it is missing. */
+  info(name: string): TensorInfo<SafetensorsType> {
     const { dtype, shape, byteLength } = this.#entry(name);
     return { dtype, shape, byteLength };
   }
@@ -160,9 +151,13 @@ export class Safetensors {
    * Like {@link info}, and throws {@link WeightsError} where the tensor has another dtype than one of `dtypes`, or,
    * where `shape` is given, another shape.
    */
-  expect(name: string, dtypes: Dtype | readonly Dtype[], shape?: readonly number[]): TensorInfo {
+  expect(
+    name: string,
+    dtypes: SafetensorsType | readonly SafetensorsType[],
+    shape?: readonly number[],
+  ): TensorInfo<SafetensorsType> {
     const entry = this.#entry(name);
-    const allowed: readonly Dtype[] = typeof dtypes === "string" ? [dtypes] : dtypes;
+    const allowed: readonly SafetensorsType[] = typeof dtypes === "string" ? [dtypes] : dtypes;
     if (!allowed.includes(entry.dtype)) {
       throw new WeightsError(`${entry.path}: tensor ${name} is ${entry.dtype}, expected ${allowed.join(" or ")}`);
     }
@@ -285,7 +280,7 @@ function tensorInfo(
   value: unknown,
   dataBytes: number,
   dataStart: number,
-): TensorInfo & { position: number } {
+): TensorInfo<SafetensorsType> & { position: number } {
   const fail = (cause: string): never => {
     throw new WeightsError(`${path}: tensor ${name}: ${cause}`);
   };
@@ -306,11 +301,11 @@ function tensorInfo(
   const [begin, end] = offsets as [number, number];
   if (begin > end) return fail(`it begins at byte ${begin} and ends before, at ${end}`);
   if (end > dataBytes) return fail(`it ends at byte ${end} of ${dataBytes}: the file is truncated or the offset wrong`);
-  const byteLength = shape.reduce((product, size) => product * size, DTYPE_BYTES[dtype as Dtype]);
+  const byteLength = shape.reduce((product, size) => product * size, DTYPE_BYTES[dtype as SafetensorsType]);
   if (byteLength !== end - begin) {
     return fail(`${dtype} [${shape.join(", ")}] takes ${byteLength} bytes, data_offsets span ${end - begin}`);
   }
-  return { dtype: dtype as Dtype, shape: Object.freeze([...shape]), byteLength, position: dataStart + begin };
+  return { dtype: dtype as SafetensorsType, shape: Object.freeze([...shape]), byteLength, position: dataStart + begin };
 }
 
 /** The tensors lie one after another from the end of the header to the end of the file. */

@@ -3,7 +3,7 @@ import { test } from "node:test";
 import { loadCalibration, type Model } from "../../mod.ts";
 import { Activations, readText, textWindows, train } from "../../lib/calibration/mod.ts";
 import { KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
-import { ropeFrequencies } from "../../lib/ops/rope.ts";
+import { ropeFrequencies } from "../../lib/models/rope.ts";
 import { folder, openEmbedded, tokenizer } from "../support/embedded.ts";
 import { assertAllClose } from "../support/close.ts";
 import { dot, logSoftmax, row } from "../support/reference.ts";
@@ -32,7 +32,7 @@ function stepped(model: Model, window: Int32Array, layer: number) {
     step.slots.write(new Int32Array(most).fill(sequence.slot));
     step.positions.write(Int32Array.from({ length: count }, (_, i) => begin + i));
     sequence.extend(count);
-    model.forward(step, cache, count, (i) => {
+    model.forwardObserved(step, cache, count, (i) => {
       if (i !== layer) return;
       const rows = step.qkv.read<Float32Array>();
       for (let t = 0; t < count; t++) {

@@ -5,17 +5,19 @@ import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import {
   LanguageModel,
-  llamaBytes,
   loadCalibration,
   openModel,
   openTokenizer,
+  readModelConfig,
   Tokenizer,
+  weightBytesOf,
   WeightsError,
   writeSafetensors,
 } from "../../mod.ts";
 import { evaluate, readText } from "../../lib/calibration/mod.ts";
 import { Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
-import { Llama } from "../../lib/models/llama.ts";
+import { planOf } from "../../lib/models/model.ts";
+import { loadWeights } from "../../lib/models/weights/decoder_weights.ts";
 import { type GgufEntry, writeGguf } from "../../scripts/gguf.ts";
 import { llamaMetadata, llamaTensors, type RandomTensor } from "../support/gguf.ts";
 import { Random } from "../support/random.ts";
@@ -160,7 +162,7 @@ for (
       using device = Device.open({ device: "cpu" });
       for (const model of [path, join(folder, "hf")]) {
         using loaded = await openModel(device, model);
-        assertEquals(llamaBytes(model), loaded.weightBytes);
+        assertEquals(weightBytesOf(model), loaded.weightBytes);
       }
     }));
 }
@@ -171,11 +173,12 @@ test("gguf: packed products stay packed on the device", () =>
     const types = { embedding: "Q8_0", q, k: q, v: q, output: "Q4_1", gate: "Q8_0", up: "Q8_0", down: "Q4_K" };
     writeGguf(path, llamaMetadata(sizes), llamaTensors(new Random(822), sizes, types));
     using device = Device.open({ device: "cpu" });
-    using model = await Llama.load(device, path);
-    const { embedding, head, layers: [{ qkv, output, gateUp, down, inputNorm }] } = model.weights;
-    const dtypes = [embedding, head, qkv, output, gateUp, down, inputNorm].map(({ dtype }) => dtype);
+    using weights = await loadWeights(device, path, planOf(readModelConfig(path)));
+    const { embedding, head, layers: [{ qkv, output, gateUp, down, attentionNorm }] } = weights;
+    const products = [qkv, output, gateUp, down].map(({ weight }) => weight);
+    const dtypes = [embedding, head, ...products, attentionNorm].map(({ dtype }) => dtype);
     assertEquals(dtypes, ["bf16", "q8_0", "q4_0", "q4_1", "q8_0", "bf16", "bf16"]);
-    assertEquals(qkv.byteLength, (256 + 2 * 128) * 256 / 32 * 18);
+    assertEquals(qkv.weight.byteLength, (256 + 2 * 128) * 256 / 32 * 18);
   }));
 
 test("gguf: a tensor of another shape or name is refused by name", () =>

@@ -5,6 +5,7 @@ import {
   EMBEDDED_MODEL,
   LanguageModel,
   type ModelConfig,
+  parameterCount,
   readModelConfig,
   SYNTHETIC,
   syntheticConfig,
@@ -15,19 +16,10 @@ import { type Device, KvCache, kvConfig, layerFormat, Tensor } from "../../lib/o
 import { exactSide } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 
-/** Weights and biases of a shape. */
-function parameters(config: ModelConfig): number {
-  const { hiddenSize, intermediateSize, layers, heads, kvHeads, headDim, vocabularySize } = config;
-  const qkv = (heads + 2 * kvHeads) * headDim, bias = config.attentionBias ? qkv : 0;
-  const layer = qkv * hiddenSize + bias + hiddenSize * heads * headDim + 3 * hiddenSize * intermediateSize +
-    2 * hiddenSize;
-  return layers * layer + hiddenSize + vocabularySize * hiddenSize * (config.tieWordEmbeddings ? 1 : 2);
-}
-
 test("the shapes have as many parameters as the models they are named after", () => {
-  assertEquals(parameters(syntheticConfig("llama-3.1-8b")), 8_030_261_248);
-  assertEquals(parameters(syntheticConfig("llama-3.2-1b")), 1_235_814_400);
-  assertEquals(parameters(syntheticConfig("qwen2.5-7b")), 7_615_616_512);
+  assertEquals(parameterCount(syntheticConfig("llama-3.1-8b")), 8_030_261_248);
+  assertEquals(parameterCount(syntheticConfig("llama-3.2-1b")), 1_235_814_400);
+  assertEquals(parameterCount(syntheticConfig("qwen2.5-7b")), 7_615_616_512);
   const { bosId: _, eosIds: __, ...embedded } = readModelConfig(fileURLToPath(EMBEDDED_MODEL));
   const { bosId: ___, eosIds: ____, ...tiny } = syntheticConfig("tiny-llama");
   assertEquals(tiny, embedded);
@@ -46,7 +38,8 @@ function logitsOf(device: Device, config: ModelConfig, seed: number): Float32Arr
 
 testOnDevices("a seed draws one model, with finite logits; biases and an untied head take part", (device) => {
   const untied = { ...syntheticConfig("tiny-llama"), layers: 2, attentionBias: true, tieWordEmbeddings: false };
-  for (const config of [syntheticConfig("tiny-llama"), untied]) {
+  const qwen2 = { ...untied, architecture: "Qwen2ForCausalLM" };
+  for (const config of [syntheticConfig("tiny-llama"), untied, qwen2]) {
     const [first, again, other] = [3, 3, 4].map((seed) => logitsOf(device, config, seed));
     assert(first.every(Number.isFinite) && first.some((x) => x !== 0));
     assertEquals(first, again);
@@ -54,6 +47,7 @@ testOnDevices("a seed draws one model, with finite logits; biases and an untied 
   }
   const biased = logitsOf(device, untied, 3), plain = logitsOf(device, { ...untied, attentionBias: false }, 3);
   assert(biased.some((x, i) => x !== plain[i]));
+  assert(logitsOf(device, qwen2, 3).some((x, i) => x !== biased[i]), "Qwen 2 has no bias on attention's output");
 });
 
 test("a synthetic model generates from token ids, says what it is, and has no tokenizer", async () => {

@@ -95,6 +95,20 @@ test("config: rope of transformers 4 and 5", async () => {
   });
 });
 
+const qwen2 = { architectures: ["Qwen2ForCausalLM"], model_type: "qwen2", num_key_value_heads: 2 };
+
+test("config: biases follow from the architecture, and for Llama from the file", async () => {
+  const biases = async (fields: Record<string, unknown>) => {
+    const { architecture, attentionBias, mlpBias } = await configOf(fields);
+    return [architecture, attentionBias, mlpBias];
+  };
+  assertEquals(await biases({ attention_bias: true }), ["LlamaForCausalLM", true, false]);
+  assertEquals(await biases({ mlp_bias: true }), ["LlamaForCausalLM", false, true]);
+  // As Qwen2.5 has it: a window that is not used.
+  const unused = { ...qwen2, sliding_window: 131072, use_sliding_window: false, max_window_layers: 28 };
+  assertEquals(await biases(unused), ["Qwen2ForCausalLM", true, false]);
+});
+
 const refused: [name: string, fields: Record<string, unknown>, ...parts: string[]][] = [
   ["an unknown architecture", { architectures: ["QwenForCausalLM"] }, "QwenForCausalLM", "supported: LlamaForCausalLM"],
   ["no architecture", { architectures: undefined }, "architectures: expected a list", "found nothing"],
@@ -115,6 +129,10 @@ const refused: [name: string, fields: Record<string, unknown>, ...parts: string[
   ["unknown rope scaling", { rope_scaling: { rope_type: "yarn", factor: 2 } }, '"yarn"', "llama3"],
   ["rope scaling without factor", { rope_scaling: { rope_type: "linear" } }, "rope_scaling.factor"],
   ["partial rope", { partial_rotary_factor: 0.5 }, "partial_rotary_factor"],
+  ["Qwen 2 under another model type", { ...qwen2, model_type: "llama" }, "model_type", '"qwen2"'],
+  ["Qwen 2 with windows", { ...qwen2, use_sliding_window: true }, "use_sliding_window: expected false, found true"],
+  ["Qwen 2 with a windowed layer", { ...qwen2, layer_types: ["sliding_attention"] }, "layer_types", "full_attention"],
+  ["Qwen 2 without its key/value heads", { ...qwen2, num_key_value_heads: undefined }, "num_key_value_heads"],
   ["quantized weights", { quantization_config: { quant_method: "gptq" } }, "gptq"],
 ];
 for (const [name, fields, ...parts] of refused) {

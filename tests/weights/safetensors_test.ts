@@ -4,10 +4,10 @@ import { join } from "node:path";
 import process from "node:process";
 import { test } from "node:test";
 import {
-  type Dtype,
   DTYPE_BYTES,
   openModel,
   Safetensors,
+  type SafetensorsType,
   type TensorData,
   WeightsError,
   writeSafetensors,
@@ -42,7 +42,7 @@ test("safetensors: what is written is read back, for every dtype, aligned to its
   withFolder((folder) => {
     const random = new Random(20261);
     const tensors: Record<string, TensorData> = {};
-    for (const [dtype, bytes] of Object.entries(DTYPE_BYTES) as [Dtype, number][]) {
+    for (const [dtype, bytes] of Object.entries(DTYPE_BYTES) as [SafetensorsType, number][]) {
       for (const shape of [[], [3], [2, 5], [0, 7]]) {
         const length = shape.reduce((a, b) => a * b, bytes);
         tensors[`${dtype}.${shape.join("x")}`] = {

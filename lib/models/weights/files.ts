@@ -1,22 +1,24 @@
 /**
- * Files with a Llama model's weights, and how a tensor gets from them to a device.
+ * Files with a model's weights, and how a tensor gets from them to a device.
  *
  * @module
  */
 
-import { type DType, PACKED_ROWS, type PackedDType, Tensor } from "../tensor.ts";
-import { convert, pack } from "../ops/ops.ts";
-import { isGguf } from "../weights/config.ts";
-import { Gguf } from "../weights/gguf.ts";
-import { BLOCK_TYPES, dequantizeBlocks } from "../weights/gguf_blocks.ts";
-import { ggufName, ggufRow } from "../weights/gguf_llama.ts";
-import { openModel, type Safetensors, WeightsError } from "../weights/safetensors.ts";
+import { type DType, PACKED_ROWS, type PackedDType, Tensor } from "../../tensor.ts";
+import { convert, pack } from "../../ops/ops.ts";
+import { isGguf } from "../../weights/config.ts";
+import { Gguf } from "../../weights/gguf.ts";
+import { BLOCK_TYPES, dequantizeBlocks } from "../../weights/gguf_blocks.ts";
+import { ggufName, ggufRow } from "../../weights/gguf_llama.ts";
+import { openModel, WeightsError } from "../../weights/safetensors.ts";
+import type { TensorFile } from "../../weights/tensor_file.ts";
+import type { ModelPlan } from "../architecture.ts";
 
 /** Bytes of one read from a file. */
 const READ_BYTES = 16 << 20;
 
 /** Weights by their names in Hugging Face transformers. */
-export interface LlamaFile extends Disposable {
+export interface WeightFile extends Disposable {
   /** Bytes of all tensors. */
   readonly bytes: number;
   /** The type in which a product can use a matrix: as it is in the file if that is packed, else bf16. */
@@ -25,9 +27,14 @@ export interface LlamaFile extends Disposable {
   fill(target: Tensor, name: string): number;
 }
 
-/** Opens a model folder or a GGUF file. `headDim` is the model's. */
-export function openLlama(path: string, headDim: number): LlamaFile {
-  return isGguf(path) ? new GgufFile(Gguf.open(path), headDim) : new SafetensorsFile(openModel(path));
+/** Opens a model folder or a GGUF file. */
+export function openWeights(path: string, plan: ModelPlan): WeightFile {
+  if (!isGguf(path)) return new SafetensorsFile(openModel(path));
+  return new GgufFile(Gguf.open(path), plan.layers[0].attention.headDim);
+}
+
+function bytesOf(file: TensorFile): number {
+  return file.names.reduce((sum, name) => sum + file.info(name).byteLength, 0);
 }
 
 function checkShape(path: string, name: string, shape: readonly number[], target: Tensor): void {
@@ -60,13 +67,13 @@ function fillNumbers(
   }
 }
 
-class SafetensorsFile implements LlamaFile {
+class SafetensorsFile implements WeightFile {
   readonly bytes: number;
-  readonly #file: Safetensors;
+  readonly #file: TensorFile;
 
-  constructor(file: Safetensors) {
+  constructor(file: TensorFile) {
     this.#file = file;
-    this.bytes = file.names.reduce((sum, name) => sum + file.info(name).byteLength, 0);
+    this.bytes = bytesOf(file);
   }
 
   format(): "bf16" {
@@ -84,21 +91,21 @@ class SafetensorsFile implements LlamaFile {
   }
 
   [Symbol.dispose](): void {
-    this.#file.close();
+    this.#file[Symbol.dispose]();
   }
 }
 
 const packedTypes: Readonly<Record<string, PackedDType>> = { Q8_0: "q8_0", Q4_0: "q4_0", Q4_1: "q4_1" };
 
-class GgufFile implements LlamaFile {
+class GgufFile implements WeightFile {
   readonly bytes: number;
-  readonly #file: Gguf;
+  readonly #file: TensorFile;
   readonly #headDim: number;
 
-  constructor(file: Gguf, headDim: number) {
+  constructor(file: TensorFile, headDim: number) {
     this.#file = file;
     this.#headDim = headDim;
-    this.bytes = file.names.reduce((sum, name) => sum + file.info(name).byteLength, 0);
+    this.bytes = bytesOf(file);
   }
 
   format(name: string): "bf16" | PackedDType {
@@ -154,6 +161,6 @@ class GgufFile implements LlamaFile {
   }
 
   [Symbol.dispose](): void {
-    this.#file.close();
+    this.#file[Symbol.dispose]();
   }
 }

@@ -1,0 +1,191 @@
+/**
+ * How a prompt is cut, and the memory that it takes on its way through the layers.
+ *
+ * @module
+ */
+
+import type { Device } from "../device.ts";
+import { Tensor } from "../tensor.ts";
+import { convert } from "../ops/ops.ts";
+import type { ModelConfig } from "../weights/model_config.ts";
+
+/** Called with one layer's keys (after RoPE) and values: f32 [tokens, 2, kvHeads, headDim]. */
+export type KvObserver = (layer: number, keysAndValues: Tensor) => void;
+
+/** Options of a model's `prefill`. */
+export interface PrefillOptions {
+  /** Called as layers are done. */
+  onProgress?: (done: number, total: number) => void;
+  /** Stops between chunks of rows. The sequence is then as `truncate` to its former length leaves it. */
+  signal?: AbortSignal;
+  /** Sees keys and values before they are encoded. */
+  observe?: KvObserver;
+  /** Sees a layer's queries after RoPE, f32 [rows, heads, headDim], a chunk at a time. */
+  observeQueries?: (layer: number, queries: Tensor) => void;
+  /** Replaces parts of what the model's `prefillPlan` says. */
+  plan?: Partial<PrefillPlan>;
+}
+
+/** The sizes and types that a prompt passes through the layers with. */
+export interface PrefillPlan {
+  /** Tokens of a chunk: the f32 activations of this many exist at a time. */
+  readonly rows: number;
+  /** Type of the prompt's keys and values of one layer, [tokens, 2, kvHeads, headDim]. */
+  readonly kv: "f32" | "bf16";
+  /** Type of the residual stream between two layers, [tokens, hidden]; inside a layer it is f32. */
+  readonly residual: "f32" | "bf16";
+}
+
+/** Bytes of residual stream that may be f32 on a GPU: 65536 tokens of 4096 channels. */
+const RESIDUAL_BYTES = 2 ** 30;
+
+/**
+ * How a prompt of `tokens` tokens is read.
+ *
+ * On the CPU: chunks of 512 tokens, everything in f32. On a GPU keys and values of the layer are bf16, which is what the
+ * attention there multiplies. The residual stream of all tokens is f32 up to 1 GiB of it and bf16 above, rounded once a layer;
+ * chunks have 2048 tokens, and 1024 beside a bf16 residual. So a prompt of 196608 tokens through layers of 4096
+ * channels, 8 KV heads of 128 and 14336 inner channels needs 1.61 GB (residual) + 0.81 GB (keys, values) + 0.3 to 0.4 GB (chunk and
+ * scratch memory): below 3 GB beside weights and codes.
+ */
+export function prefillPlan(device: Device, config: ModelConfig, tokens: number): PrefillPlan {
+  if (device.name === "cpu") return { rows: 512, kv: "f32", residual: "f32" };
+  if (tokens * config.hiddenSize * 4 <= RESIDUAL_BYTES) return { rows: 2048, kv: "bf16", residual: "f32" };
+  return { rows: 1024, kv: "bf16", residual: "bf16" };
+}
+
+/** Rows of all tokens of a prompt, kept as f32 or rounded to bf16, and worked on as f32 a chunk at a time. */
+class PromptRows implements Disposable {
+  /** [tokens, width]. */
+  readonly all: Tensor;
+  /** f32 [chunk, width], where the rows themselves are not f32. */
+  readonly #chunk: Tensor | null;
+
+  constructor(device: Device, dtype: "f32" | "bf16", tokens: number, chunk: number, width: number) {
+    this.all = Tensor.empty(device, dtype, [tokens, width]);
+    this.#chunk = dtype === "f32" ? null : Tensor.empty(device, "f32", [chunk, width]);
+  }
+
+  /** Memory for `rows` rows from `first` on in f32; its contents are undefined. */
+  at(first: number, rows: number): Tensor {
+    return this.#chunk === null ? this.all.rows(first, rows) : this.#chunk.rows(0, rows);
+  }
+
+  /** Brings rows to the memory of `at`. */
+  load(first: number, rows: number): void {
+    if (this.#chunk !== null) convert(this.#chunk.rows(0, rows), this.all.rows(first, rows));
+  }
+
+  /** Keeps what was written to the memory of `at`. */
+  store(first: number, rows: number): void {
+    if (this.#chunk !== null) convert(this.all.rows(first, rows), this.#chunk.rows(0, rows));
+  }
+
+  [Symbol.dispose](): void {
+    this.all[Symbol.dispose]();
+    this.#chunk?.[Symbol.dispose]();
+  }
+}
+
+/** Tokens of a prompt that pass through a layer together. Their f32 memory may be that of other chunks too. */
+export interface Chunk {
+  /** The prompt. */
+  readonly prompt: Prompt;
+  /** Its first token here. */
+  readonly first: number;
+  /** Tokens. */
+  readonly rows: number;
+  /** Token ids, i32 [rows]. */
+  readonly ids: Tensor;
+  /** Positions, i32 [rows]. */
+  readonly positions: Tensor;
+  /** Residual stream, f32 [rows, hidden]: after `prompt.residual.load`, and kept by `store`. */
+  readonly residual: Tensor;
+  /** Keys and values of the layer, f32 [rows, 2, kvHeads, headDim]: after `prompt.kv.load`, and kept by `store`. */
+  readonly kv: Tensor;
+  /** A view of kv. */
+  readonly keys: Tensor;
+  /** A view of kv. */
+  readonly values: Tensor;
+  /** Queries, f32 [rows or more, heads * headDim]. */
+  readonly queries: Tensor;
+  /** Output of attention, f32 [rows or more, heads * headDim]. */
+  readonly attention: Tensor;
+  /** Inner channels of the feed-forward part, f32 [rows or more, intermediate]. */
+  readonly gated: Tensor;
+}
+
+/** Memory of a prompt: of all tokens residual stream, keys and values of one layer; the rest a chunk. */
+export class Prompt implements Disposable {
+  /** Tokens of the sequence before the prompt. */
+  readonly past: number;
+  /** The sequence's slot in the cache. */
+  readonly slot: number;
+  /** The slot for each row of a chunk, i32 [rows or more]. */
+  readonly slots: Tensor;
+  /** Residual stream of all tokens, [tokens, hidden]. */
+  readonly residual: PromptRows;
+  /** Keys and values of all tokens in one layer, [tokens, 2, kvHeads, headDim]. */
+  readonly kv: PromptRows;
+  /** A view of kv. */
+  readonly keys: Tensor;
+  /** A view of kv. */
+  readonly values: Tensor;
+  /** The prompt in parts, in order. */
+  readonly chunks: readonly Chunk[];
+  readonly #owned: DisposableStack = new DisposableStack();
+
+  /** Allocates memory for the tokens `ids` behind `past` others. Throws RangeError for a plan of no rows. */
+  constructor(
+    device: Device,
+    config: ModelConfig,
+    ids: ArrayLike<number>,
+    past: number,
+    slot: number,
+    plan: PrefillPlan,
+  ) {
+    const tokens = ids.length, chunk = Math.min(tokens, plan.rows);
+    if (!Number.isInteger(chunk) || chunk < 1) {
+      throw new RangeError(`prefill: rows is ${plan.rows}; at least 1 is needed`);
+    }
+    const q = config.heads * config.headDim, kv = config.kvHeads * config.headDim;
+    const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
+    const rowsOf = (width: number) => keep(Tensor.empty(device, "f32", [chunk, width]));
+    this.past = past;
+    this.slot = slot;
+    try {
+      const allIds = keep(Tensor.from(device, Int32Array.from(ids)));
+      const allPositions = keep(Tensor.from(device, Int32Array.from({ length: tokens }, (_, i) => past + i)));
+      this.slots = keep(Tensor.from(device, new Int32Array(chunk).fill(slot)));
+      this.residual = keep(new PromptRows(device, plan.residual, tokens, chunk, config.hiddenSize));
+      this.kv = keep(new PromptRows(device, plan.kv, tokens, chunk, 2 * kv));
+      this.keys = this.kv.all.columns(0, kv);
+      this.values = this.kv.all.columns(kv, kv);
+      const queries = rowsOf(q), attention = rowsOf(q), gated = rowsOf(config.intermediateSize);
+      this.chunks = Array.from({ length: Math.ceil(tokens / chunk) }, (_, i): Chunk => {
+        const first = i * chunk, rows = Math.min(chunk, tokens - first), own = this.kv.at(first, rows);
+        return {
+          prompt: this,
+          first,
+          rows,
+          ids: allIds.rows(first, rows),
+          positions: allPositions.rows(first, rows),
+          residual: this.residual.at(first, rows),
+          kv: own,
+          keys: own.columns(0, kv),
+          values: own.columns(kv, kv),
+          queries,
+          attention,
+          gated,
+        };
+      });
+    } catch (error) {
+      this.#owned.dispose();
+      throw error;
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
+}

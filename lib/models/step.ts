@@ -1,0 +1,67 @@
+/**
+ * The memory of a decode step.
+ *
+ * @module
+ */
+
+import type { Device } from "../device.ts";
+import { Tensor } from "../tensor.ts";
+import type { ModelConfig } from "../weights/model_config.ts";
+
+/** Called once a layer is done. Its attention is in `step.attention`, its queries, keys (rotated) and values in `step.qkv`. */
+export type StepObserver = (layer: number) => void;
+
+/** Preallocated memory of a model's `forward` for up to `rows` rows; addresses stay fixed. */
+export class Step implements Disposable {
+  /** Rows at most. */
+  readonly rows: number;
+  /** Token ids, i32 [rows]. */
+  readonly ids: Tensor;
+  /** Slots of the rows' sequences, i32 [rows]. */
+  readonly slots: Tensor;
+  /** Positions, i32 [rows]; below 0 for padding. */
+  readonly positions: Tensor;
+  /** Logits, f32 [rows, vocabulary]. */
+  readonly logits: Tensor;
+  /** @internal Residual stream, f32 [rows, hidden]. */
+  readonly residual: Tensor;
+  /** @internal Queries, keys and values of a layer, f32 [rows, (heads + 2 kvHeads) * headDim]. */
+  readonly qkv: Tensor;
+  /** @internal A view of qkv. */
+  readonly keys: Tensor;
+  /** @internal A view of qkv. */
+  readonly values: Tensor;
+  /** @internal Output of attention, f32 [rows, heads * headDim]. */
+  readonly attention: Tensor;
+  /** @internal Inner channels of the feed-forward part, f32 [rows, intermediate]. */
+  readonly gated: Tensor;
+  readonly #owned: DisposableStack = new DisposableStack();
+
+  /** Allocates memory for `rows` rows of a model of these sizes. */
+  constructor(device: Device, config: ModelConfig, rows: number) {
+    const q = config.heads * config.headDim, kv = config.kvHeads * config.headDim;
+    const make = (dtype: "f32" | "i32", ...shape: number[]): Tensor =>
+      this.#owned.use(Tensor.zeros(device, dtype, shape));
+    this.rows = rows;
+    try {
+      this.ids = make("i32", rows);
+      this.slots = make("i32", rows);
+      this.positions = make("i32", rows);
+      this.logits = make("f32", rows, config.vocabularySize);
+      this.residual = make("f32", rows, config.hiddenSize);
+      this.qkv = make("f32", rows, q + 2 * kv);
+      this.attention = make("f32", rows, q);
+      this.gated = make("f32", rows, config.intermediateSize);
+    } catch (error) {
+      this.#owned.dispose();
+      throw error;
+    }
+    this.keys = this.qkv.columns(q, kv);
+    this.values = this.qkv.columns(q + kv, kv);
+  }
+
+  /** Frees the memory. */
+  [Symbol.dispose](): void {
+    this.#owned.dispose();
+  }
+}
