@@ -13,6 +13,8 @@ import {
   type GenerationRequest,
 } from "./request.ts";
 
+export type { EngineOptions } from "./host.ts";
+
 /** Where an engine is in its life. */
 export type EngineState = "loading" | "ready" | "failed" | "closed";
 

@@ -8,12 +8,53 @@
 import process from "node:process";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 import type { Engine } from "../engine/engine.ts";
-import type { CacheStats } from "../engine/request.ts";
+import type { CacheConfig, CacheStats } from "../engine/request.ts";
+import type { ServedModel } from "./models.ts";
 
 /** Milliseconds between two looks at the event loop's delay. */
 const LOOP_INTERVAL = 10;
 
 const PREFIX = "vecinfer:";
+
+/** A kind of metric whose values are taken over as they are when it is read; the engine's thread counts. */
+type Kind = new (
+  options: {
+    name: string;
+    help: string;
+    labelNames: readonly "model_name"[];
+    registers: Registry[];
+    collect(this: { reset(): void; inc(labels: { model_name: string }, value: number): void }): void;
+  },
+) => unknown;
+
+type Value = (stats: CacheStats, cache: CacheConfig) => number;
+
+/** What is read of each cache. */
+const CACHE_METRICS: readonly (readonly [Kind, string, string, Value])[] = [
+  [Gauge, "num_requests_running", "Requests being answered.", ({ running }) => running],
+  [Gauge, "num_requests_waiting", "Requests waiting.", ({ waiting }) => waiting],
+  [
+    Gauge,
+    "kv_cache_usage_perc",
+    "Share of the cache's pages in use; 1 is all.",
+    ({ pages }) => 1 - pages.free / pages.total,
+  ],
+  [Gauge, "kv_cache_used_bytes", "Bytes of the cache in use.", ({ bytes }) => bytes.pages + bytes.exact],
+  [
+    Gauge,
+    "kv_cache_bf16_bytes",
+    "Bytes that a bf16 cache would use for the same pages.",
+    ({ bf16Bytes }) => bf16Bytes,
+  ],
+  [Gauge, "kv_cache_allocated_bytes", "Bytes of the cache.", (_, { cacheBytes }) => cacheBytes],
+  [Gauge, "kv_cache_bytes_per_token", "Bytes a token.", (_, { bytesPerToken }) => bytesPerToken],
+  [Gauge, "kv_cache_pages_shared", "Pages held by more than one sequence.", ({ pages }) => pages.shared],
+  [Counter, "prompt_tokens_total", "Prompt tokens.", ({ totals }) => totals.promptTokens],
+  [Counter, "generation_tokens_total", "Tokens generated.", ({ totals }) => totals.generatedTokens],
+  [Counter, "prefix_cache_queries_total", "Prompt tokens looked up.", ({ totals }) => totals.prefixQueries],
+  [Counter, "prefix_cache_hits_total", "Prompt tokens found.", ({ totals }) => totals.prefixHits],
+  [Counter, "engine_steps_total", "Steps of all running sequences.", ({ totals }) => totals.steps],
+];
 
 /** Counts, gauges and histograms of a server. */
 export class Metrics implements Disposable {
@@ -32,9 +73,9 @@ export class Metrics implements Disposable {
   /** Seconds by which timers of the event loop are late. */
   readonly loopDelay: Histogram;
 
-  /** Starts to watch the event loop. `models` names the model that each cache is. */
-  constructor(engine: Engine, models: () => { name: string; cache: string }[]) {
-    const registers = [this.#registry], labelNames = ["model_name"] as const;
+  /** Starts to watch the event loop. `models` says which models there are. */
+  constructor(engine: Engine, models: () => ServedModel[]) {
+    const registers = [this.#registry];
     this.requests = new Counter({
       name: `${PREFIX}http_requests_total`,
       help: "Requests by path and status.",
@@ -49,7 +90,7 @@ export class Metrics implements Disposable {
     });
     const seconds = (from: number, count: number) => Array.from({ length: count }, (_, i) => from * 2 ** i);
     const histogram = (name: string, help: string, buckets: number[]) =>
-      new Histogram({ name: PREFIX + name, help, labelNames, buckets, registers });
+      new Histogram({ name: PREFIX + name, help, labelNames: ["model_name"] as const, buckets, registers });
     this.firstToken = histogram("time_to_first_token_seconds", "Time to first token.", seconds(0.005, 15));
     this.betweenTokens = histogram("inter_token_latency_seconds", "Time between tokens.", seconds(0.001, 14));
     this.request = histogram("e2e_request_latency_seconds", "Time of a whole request.", seconds(0.02, 15));
@@ -59,52 +100,20 @@ export class Metrics implements Disposable {
       buckets: seconds(0.001, 12),
       registers,
     });
-    const gauge = (name: string, help: string, value: (stats: CacheStats, cache: string) => number) => {
-      new Gauge({
+    for (const [Kind, name, help, value] of CACHE_METRICS) {
+      new Kind({
         name: PREFIX + name,
         help,
-        labelNames,
+        labelNames: ["model_name"],
         registers,
         collect(): void {
           if (engine.state !== "ready") return;
-          for (const { name, cache } of models()) {
-            this.set({ model_name: name }, value(engine.stats.caches[cache], cache));
-          }
-        },
-      });
-    };
-    const bytesPerToken = (name: string) => engine.config.caches.find(({ kv }) => kv === name)!;
-    gauge("num_requests_running", "Requests being answered.", ({ running }) => running);
-    gauge("num_requests_waiting", "Requests waiting.", ({ waiting }) => waiting);
-    gauge(
-      "kv_cache_usage_perc",
-      "Share of the cache's pages in use; 1 is all.",
-      ({ pages }) => 1 - pages.free / pages.total,
-    );
-    gauge("kv_cache_used_bytes", "Bytes of the cache in use.", ({ bytes }) => bytes.pages + bytes.exact);
-    gauge("kv_cache_bf16_bytes", "Bytes that a bf16 cache would use for the same pages.", ({ bf16Bytes }) => bf16Bytes);
-    gauge("kv_cache_allocated_bytes", "Bytes of the cache.", (_, cache) => bytesPerToken(cache).cacheBytes);
-    gauge("kv_cache_bytes_per_token", "Bytes a token.", (_, cache) => bytesPerToken(cache).bytesPerToken);
-    gauge("kv_cache_pages_shared", "Pages held by more than one sequence.", ({ pages }) => pages.shared);
-    // The engine's thread counts; here its sums are taken over as they are.
-    const counter = (name: string, help: string, value: (stats: CacheStats) => number) => {
-      new Counter({
-        name: PREFIX + name,
-        help,
-        labelNames,
-        registers,
-        collect(): void {
-          if (engine.state !== "ready") return;
+          const { caches } = engine.stats;
           this.reset();
-          for (const { name, cache } of models()) this.inc({ model_name: name }, value(engine.stats.caches[cache]));
+          for (const { name, cache } of models()) this.inc({ model_name: name }, value(caches[cache.kv], cache));
         },
       });
-    };
-    counter("prompt_tokens_total", "Prompt tokens.", ({ totals }) => totals.promptTokens);
-    counter("generation_tokens_total", "Tokens generated.", ({ totals }) => totals.generatedTokens);
-    counter("prefix_cache_queries_total", "Prompt tokens looked up.", ({ totals }) => totals.prefixQueries);
-    counter("prefix_cache_hits_total", "Prompt tokens found.", ({ totals }) => totals.prefixHits);
-    counter("engine_steps_total", "Steps of all running sequences.", ({ totals }) => totals.steps);
+    }
     new Gauge({
       name: "process_resident_memory_bytes",
       help: "Memory of the process.",
@@ -113,13 +122,18 @@ export class Metrics implements Disposable {
         this.set(process.memoryUsage().rss);
       },
     });
+    this.#timer = this.#watchLoop();
+  }
+
+  #watchLoop(): ReturnType<typeof setInterval> {
     let expected = performance.now() + LOOP_INTERVAL;
-    this.#timer = setInterval(() => {
+    const timer = setInterval(() => {
       const now = performance.now();
       this.loopDelay.observe(Math.max(0, now - expected) / 1000);
       expected = now + LOOP_INTERVAL;
     }, LOOP_INTERVAL);
-    (this.#timer as { unref?: () => void }).unref?.();
+    (timer as { unref?: () => void }).unref?.();
+    return timer;
   }
 
   /** The text that Prometheus reads. */

@@ -124,6 +124,9 @@ export const chatAnswer = z.object({
   })),
 }).openapi("ChatCompletion");
 
+/** An answer of POST /v1/chat/completions without `stream`. */
+export type ChatAnswer = z.infer<typeof chatAnswer>;
+
 /** Answer of POST /v1/completions without `stream`. */
 export const completionAnswer = z.object({
   ...answer,
@@ -132,6 +135,9 @@ export const completionAnswer = z.object({
     z.object({ index: z.number().int(), text: z.string(), logprobs: z.unknown(), finish_reason: finish }),
   ),
 }).openapi("Completion");
+
+/** An answer of POST /v1/completions without `stream`. */
+export type CompletionAnswer = z.infer<typeof completionAnswer>;
 
 /** One entry of GET /v1/models. */
 export const model = z.object({

@@ -1,0 +1,73 @@
+/**
+ * Completions: one route for each dialect.
+ *
+ * @module
+ */
+
+import { z } from "@hono/zod-openapi";
+import { EngineError } from "../../engine/request.ts";
+import { readBody } from "../body.ts";
+import { Call } from "../call.ts";
+import { chat } from "../dialect/chat.ts";
+import type { Dialect } from "../dialect/dialect.ts";
+import { text } from "../dialect/text.ts";
+import { ApiError } from "../error.ts";
+import { findModel } from "../models.ts";
+import { errors, json, type Route } from "../route.ts";
+import { chatAnswer, chatRequest, completionAnswer, completionRequest } from "../schema.ts";
+import type { ServerState } from "../state.ts";
+
+/** All routes for completions, also those of OpenAI's API that are not offered. */
+export function completionRoutes(state: ServerState): Route[] {
+  return [
+    route(state, "/v1/chat/completions", "Answers a chat", chat, chatRequest, chatAnswer),
+    route(state, "/v1/completions", "Continues a text", text, completionRequest, completionAnswer),
+    absent("/v1/embeddings"),
+    absent("/v1/responses"),
+  ];
+}
+
+function route<Body extends { model: string }>(
+  state: ServerState,
+  path: string,
+  summary: string,
+  dialect: Dialect<Body>,
+  request: z.ZodType<Body>,
+  answer: z.ZodType,
+): Route {
+  const found = json(answer, "The answer, or with `stream` its chunks as server-sent events");
+  const events = { "text/event-stream": { schema: z.string() } };
+  return {
+    method: "post",
+    path,
+    summary,
+    request: { body: { required: true, content: { "application/json": { schema: request } } } },
+    responses: {
+      200: { ...found, content: { ...found.content, ...events } },
+      ...errors(400, 401, 404, 413, 429, 503),
+    },
+    async handler(context) {
+      const started = performance.now(), entry = context.get("entry"), { raw } = context.req;
+      if (state.draining) throw new EngineError("unavailable", "the server is shutting down");
+      // Before the body is read: until the model is loaded, this refuses.
+      const models = state.models();
+      const body = await readBody(raw, request, state.bodyBytes), job = dialect.parse(body);
+      const model = findModel(models, body.model);
+      return await new Call(state, { dialect, job, model, signal: raw.signal, entry, started }).respond();
+    },
+  };
+}
+
+function absent(path: string): Route {
+  return {
+    method: "post",
+    path,
+    summary: "Not offered by this server",
+    responses: errors(501),
+    handler() {
+      throw new ApiError(501, "invalid_request_error", "not_implemented", `${path} is not offered by this server.`, {
+        headers: { "x-should-retry": "false" },
+      });
+    },
+  };
+}

@@ -1,0 +1,65 @@
+/**
+ * Server-sent events as the body of a response.
+ *
+ * @module
+ */
+
+/** Milliseconds of silence after which a stream says that it is alive; Bun and proxies close idle connections. */
+const PING_INTERVAL = 5000;
+
+/** One event. */
+export interface ServerSentEvent {
+  /** Its name. Default none, which clients take for "message". */
+  readonly event?: string;
+  /** What it carries, without line breaks. */
+  readonly data: string;
+}
+
+/** An event as it goes over the wire. */
+export function frame({ event, data }: ServerSentEvent): string {
+  return `${event === undefined ? "" : `event: ${event}\n`}data: ${data}\n\n`;
+}
+
+/** Events as a response. `done` is called once, with the error where there was one; `leave` when the client leaves. */
+export function eventStream(
+  events: AsyncGenerator<ServerSentEvent>,
+  leave: () => void,
+  done: (error?: unknown) => void,
+): Response {
+  const encoder = new TextEncoder();
+  let ping: ReturnType<typeof setInterval> | undefined, quiet = true, left = false;
+  const body = new ReadableStream<Uint8Array>({
+    start(controller): void {
+      ping = setInterval(() => {
+        if (quiet && !left) controller.enqueue(encoder.encode(": ping\n\n"));
+        quiet = true;
+      }, PING_INTERVAL);
+      void (async () => {
+        try {
+          for await (const event of events) {
+            if (left) continue;
+            quiet = false;
+            controller.enqueue(encoder.encode(frame(event)));
+          }
+          done();
+        } catch (error) {
+          done(error);
+        } finally {
+          clearInterval(ping);
+          if (!left) controller.close();
+        }
+      })();
+    },
+    cancel(): void {
+      left = true;
+      leave();
+    },
+  });
+  return new Response(body, {
+    headers: {
+      "content-type": "text/event-stream; charset=utf-8",
+      "cache-control": "no-cache",
+      "x-accel-buffering": "no",
+    },
+  });
+}
