@@ -170,6 +170,131 @@ async function start(args: string[], signal: AbortSignal): Promise<{ url: string
 
 const wait = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
+/** The server under load, and what it is asked. */
+class Target {
+  readonly random: () => number;
+  readonly source: string = readFileSync(`${fileURLToPath(EMBEDDED_MODEL)}/eval.txt`, "utf8");
+
+  constructor(readonly url: string, readonly model: string, readonly signal: AbortSignal, seed: number) {
+    this.random = uniform(seed);
+  }
+
+  /** A length between two, as likely short as long on a logarithmic scale. */
+  length(low: number, high: number): number {
+    return Math.round(low * (high / low) ** this.random());
+  }
+
+  /** Some text of the evaluation's, about four characters a token, that no other request has. */
+  excerpt(tokens: number): string {
+    const begin = Math.floor(this.random() * (this.source.length - 4 * tokens));
+    return this.source.slice(begin, begin + 4 * tokens);
+  }
+}
+
+interface LoadOptions {
+  clients: number;
+  rate: number | undefined;
+  seconds: number;
+  warm: number;
+  leave: number;
+}
+
+/** Requests for so many seconds. */
+async function requests(target: Target, { clients, rate, leave }: LoadOptions, seconds: number): Promise<Seen[]> {
+  const seen: Seen[] = [], until = performance.now() + seconds * 1000, { url, random, signal } = target;
+  const one = async () => {
+    const prompt = target.excerpt(target.length(8, 800)), most = target.length(16, 160);
+    const body = { model: target.model, prompt, max_tokens: most, temperature: 0.8 };
+    const leaveAfter = random() < leave ? 1 + Math.floor(random() * most / 2) : Infinity;
+    seen.push(await ask(url, body, signal, leaveAfter));
+  };
+  if (rate === undefined) {
+    await Promise.all(Array.from({ length: clients }, async () => {
+      while (performance.now() < until) await one();
+    }));
+    return seen;
+  }
+  const open: Promise<void>[] = [];
+  while (performance.now() < until) {
+    open.push(one());
+    // Poisson arrivals.
+    await wait(-Math.log(1 - random()) * 1000 / rate);
+  }
+  await Promise.all(open);
+  return seen;
+}
+
+/** What clients saw of a load, and what it left behind. */
+async function load(target: Target, options: LoadOptions): Promise<Record<string, unknown>> {
+  const { url } = target;
+  await requests(target, options, options.warm);
+  const before = await quiet(url), begin = performance.now(), memory: number[] = [];
+  const sampling = setInterval(() => void state(url).then(({ rss }) => memory.push(rss)), 10_000);
+  const seen = await requests(target, options, options.seconds), seconds = (performance.now() - begin) / 1000;
+  clearInterval(sampling);
+  const after = await quiet(url);
+  const outcomes: Record<string, number> = {};
+  for (const { outcome } of seen) outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
+  const problems = seen.filter(({ outcome }) => outcome === "error").slice(0, 3).map(({ text }) => text.slice(-200));
+  const tokens = seen.reduce((sum, { tokens }) => sum + tokens, 0);
+  return {
+    clients: options.rate === undefined ? options.clients : undefined,
+    rate: options.rate,
+    seconds,
+    requests: seen.length,
+    outcomes,
+    problems,
+    tokens,
+    tokensPerSecond: tokens / seconds,
+    firstToken: quantiles(seen.flatMap(({ first }) => first ?? [])),
+    betweenTokens: quantiles(seen.flatMap(({ between }) => between)),
+    eventLoopDelay: loopDelay(before, after),
+    rssEvery10Seconds: memory,
+    before: { ...before, loop: undefined },
+    after: { ...after, loop: undefined },
+  };
+}
+
+/** Tokens a second of one client and of several. */
+async function batch(target: Target): Promise<Record<string, unknown>> {
+  const { url, model, signal } = target, rates: Record<string, number> = {};
+  for (const clients of [1, 2, 4, 8, 16]) {
+    const body = () => ({
+      model,
+      prompt: target.excerpt(16),
+      max_tokens: 128,
+      temperature: 0,
+      logit_bias: { 1: -100 },
+    });
+    await ask(url, body(), signal);
+    const begin = performance.now();
+    const seen = await Promise.all(Array.from({ length: clients }, () => ask(url, body(), signal)));
+    rates[clients] = seen.reduce((sum, { tokens }) => sum + tokens, 0) / (performance.now() - begin) * 1000;
+  }
+  return { tokensPerSecond: rates, gainOf8: rates[8] / rates[1] };
+}
+
+/** Time to the first token of a long prompt, read for the first time and again. */
+async function prefix({ url, model, source, signal }: Target): Promise<Record<string, unknown>> {
+  const body = { model, prompt: source.slice(0, 6000), max_tokens: 16, temperature: 0 };
+  const usage = await (await fetch(`${url}/v1/completions`, {
+    method: "POST",
+    body: JSON.stringify({ ...body, prompt: `Warm up. ${body.prompt}`, max_tokens: 1 }),
+  })).json();
+  const miss = await ask(url, body, signal), hits: Seen[] = [];
+  for (let i = 0; i < 5; i++) hits.push(await ask(url, body, signal));
+  const hit = quantiles(hits.flatMap(({ first }) => first ?? [])).p50;
+  return {
+    promptTokens: usage.usage.prompt_tokens,
+    firstTokenMiss: miss.first,
+    firstTokenHit: hit,
+    gain: miss.first! / hit,
+    identical: hits.every(({ text }) => text === miss.text),
+  };
+}
+
+const PARTS = { load, batch, prefix };
+
 await command({
   name: "bench/serve",
   summary: "load on a server: time to first token, time between tokens, tokens/s, memory after it",
@@ -191,120 +316,21 @@ await command({
     json: { type: "boolean", help: "print one JSON object" },
   },
 }, async ({ options, positionals, signal }) => {
-  const parts = positionals.length > 0 ? positionals : ["load", "batch", "prefix"];
-  for (const part of parts) {
-    if (!["load", "batch", "prefix"].includes(part)) throw new UsageError(`'${part}' is none of load, batch, prefix`);
+  const names = Object.keys(PARTS) as (keyof typeof PARTS)[];
+  for (const part of positionals) {
+    if (!Object.hasOwn(PARTS, part)) throw new UsageError(`'${part}' is none of ${names.join(", ")}`);
   }
   const args = ["--kv", options.kv, "--device", options.device, "--model", options.model];
   const started = options.url === undefined
     ? await start([...args, "--sequences", String(options.sequences)], signal)
     : undefined;
-  const url = options.url ?? started!.url, random = uniform(options.seed);
-  const source = readFileSync(`${fileURLToPath(EMBEDDED_MODEL)}/eval.txt`, "utf8");
+  const url = options.url ?? started!.url;
   const config = await (await fetch(`${url}/config`)).json(), model = config.models[0];
-  const say = (text: string) => options.json || console.log(text);
-  const results: Record<string, unknown> = {};
-
-  /** A length between two, as likely short as long on a logarithmic scale. */
-  const length = (low: number, high: number) => Math.round(low * (high / low) ** random());
-  /** Some text of the evaluation's, about four characters a token, that no other request has. */
-  const excerpt = (tokens: number) => {
-    const begin = Math.floor(random() * (source.length - 4 * tokens));
-    return source.slice(begin, begin + 4 * tokens);
-  };
-  const request = () => ({
-    model: model.id,
-    prompt: excerpt(length(8, 800)),
-    max_tokens: length(16, 160),
-    temperature: 0.8,
-  });
-
-  if (parts.includes("load")) {
-    const load = async (seconds: number): Promise<Seen[]> => {
-      const seen: Seen[] = [], until = performance.now() + seconds * 1000;
-      const one = async () => {
-        const body = request();
-        const leaveAfter = random() < options.leave ? 1 + Math.floor(random() * body.max_tokens / 2) : Infinity;
-        seen.push(await ask(url, body, signal, leaveAfter));
-      };
-      if (options.rate === undefined) {
-        await Promise.all(Array.from({ length: options.clients }, async () => {
-          while (performance.now() < until) await one();
-        }));
-      } else {
-        const open: Promise<void>[] = [];
-        while (performance.now() < until) {
-          open.push(one());
-          // Poisson arrivals.
-          await wait(-Math.log(1 - random()) * 1000 / options.rate);
-        }
-        await Promise.all(open);
-      }
-      return seen;
-    };
-    await load(options.warm);
-    const before = await quiet(url), begin = performance.now(), memory: number[] = [];
-    const sampling = setInterval(() => void state(url).then(({ rss }) => memory.push(rss)), 10_000);
-    const seen = await load(options.seconds), seconds = (performance.now() - begin) / 1000;
-    clearInterval(sampling);
-    const after = await quiet(url);
-    const outcomes: Record<string, number> = {};
-    for (const { outcome } of seen) outcomes[outcome] = (outcomes[outcome] ?? 0) + 1;
-    const problems = seen.filter(({ outcome }) => outcome === "error").slice(0, 3).map(({ text }) => text.slice(-200));
-    results.load = {
-      clients: options.rate === undefined ? options.clients : undefined,
-      rate: options.rate,
-      seconds,
-      requests: seen.length,
-      outcomes,
-      problems,
-      tokens: seen.reduce((sum, { tokens }) => sum + tokens, 0),
-      tokensPerSecond: seen.reduce((sum, { tokens }) => sum + tokens, 0) / seconds,
-      firstToken: quantiles(seen.flatMap(({ first }) => first ?? [])),
-      betweenTokens: quantiles(seen.flatMap(({ between }) => between)),
-      eventLoopDelay: loopDelay(before, after),
-      rssEvery10Seconds: memory,
-      before: { ...before, loop: undefined },
-      after: { ...after, loop: undefined },
-    };
+  const target = new Target(url, model.id, signal, options.seed), results: Record<string, unknown> = {};
+  for (const name of names) {
+    if (positionals.length === 0 || positionals.includes(name)) results[name] = await PARTS[name](target, options);
   }
-
-  if (parts.includes("batch")) {
-    const rates: Record<string, number> = {};
-    for (const clients of [1, 2, 4, 8, 16]) {
-      const body = () => ({
-        model: model.id,
-        prompt: excerpt(16),
-        max_tokens: 128,
-        temperature: 0,
-        logit_bias: { 1: -100 },
-      });
-      await ask(url, body(), signal);
-      const begin = performance.now();
-      const seen = await Promise.all(Array.from({ length: clients }, () => ask(url, body(), signal)));
-      rates[clients] = seen.reduce((sum, { tokens }) => sum + tokens, 0) / (performance.now() - begin) * 1000;
-    }
-    results.batch = { tokensPerSecond: rates, gainOf8: rates[8] / rates[1] };
-  }
-
-  if (parts.includes("prefix")) {
-    const body = { model: model.id, prompt: source.slice(0, 6000), max_tokens: 16, temperature: 0 };
-    const usage = await (await fetch(`${url}/v1/completions`, {
-      method: "POST",
-      body: JSON.stringify({ ...body, prompt: `Warm up. ${body.prompt}`, max_tokens: 1 }),
-    })).json();
-    const miss = await ask(url, body, signal), hits = [];
-    for (let i = 0; i < 5; i++) hits.push(await ask(url, body, signal));
-    const hit = quantiles(hits.flatMap(({ first }) => first ?? [])).p50;
-    results.prefix = {
-      promptTokens: usage.usage.prompt_tokens,
-      firstTokenMiss: miss.first,
-      firstTokenHit: hit,
-      gain: miss.first! / hit,
-      identical: hits.every(({ text }) => text === miss.text),
-    };
-  }
-
+  started?.child.kill();
   const file = {
     name: "serve",
     date: new Date().toISOString(),
@@ -320,14 +346,13 @@ await command({
     },
     ...results,
   };
-  started?.child.kill();
   if (options.out) {
     mkdirSync(dirname(options.out), { recursive: true });
     writeFileSync(options.out, `${JSON.stringify(file, null, 1)}\n`);
   }
-  if (options.json) console.log(JSON.stringify(file));
+  if (options.json) return console.log(JSON.stringify(file));
   for (const [part, figures] of Object.entries(results)) {
-    say(`${part}\n${table(lines(figures as Record<string, unknown>))}\n`);
+    console.log(`${part}\n${table(lines(figures as Record<string, unknown>))}\n`);
   }
 });
 

@@ -6,9 +6,9 @@
 
 import { createRoute, type OpenAPIHono, type RouteConfig, z } from "@hono/zod-openapi";
 import type { Context } from "hono";
+import { wantsKey } from "./keys.ts";
 import { errorBody } from "./schema.ts";
 import type { LogEntry } from "./state.ts";
-import { wantsKey } from "./keys.ts";
 
 /** What a request carries through the middleware. */
 export type Env = { Variables: { entry: LogEntry } };
@@ -25,7 +25,7 @@ export interface Route {
   readonly summary: string;
   /** What a request holds. */
   readonly request?: RouteConfig["request"];
-  /** What it answers, by status. */
+  /** What it answers, by status; 401 comes of itself. */
   readonly responses: RouteConfig["responses"];
   /** Answers it. */
   readonly handler: (context: Context<Env>) => Response | Promise<Response>;
@@ -36,9 +36,9 @@ export interface Route {
  * known, and refuses bodies without a content type.
  */
 export function register(app: OpenAPIHono<Env>, route: Route, secured: boolean): void {
-  const { pattern, handler, ...described } = route;
-  const security = secured && wantsKey(route.path) ? [{ bearer: [] }] : [];
-  const created = createRoute({ ...described, security });
+  const { pattern, handler, ...described } = route, closed = secured && wantsKey(route.path);
+  const security = closed ? [{ bearer: [] }] : [], responses = { ...route.responses, ...(closed ? errors(401) : {}) };
+  const created = createRoute({ ...described, security, responses });
   app.openAPIRegistry.registerPath(created);
   app.on(route.method, pattern ?? created.getRoutingPath(), handler);
 }
@@ -65,6 +65,8 @@ const ERRORS = {
   404: "No such model",
   413: "The body is too large",
   429: "Too many requests; see retry-after",
+  500: "The server failed",
   501: "Not offered",
   503: "Loading, or shutting down",
+  504: "It took longer than allowed",
 } as const;

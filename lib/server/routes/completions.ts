@@ -44,7 +44,7 @@ function route<Body extends { model: string }>(
     request: { body: { required: true, content: { "application/json": { schema: request } } } },
     responses: {
       200: { ...found, content: { ...found.content, ...events } },
-      ...errors(400, 401, 404, 413, 429, 503),
+      ...errors(400, 404, 413, 429, 500, 503, 504),
     },
     async handler(context) {
       const started = performance.now(), entry = context.get("entry"), { raw } = context.req;

@@ -23,7 +23,7 @@ export function modelRoutes(state: ServerState): Route[] {
     method: "get",
     path: "/v1/models",
     summary: "The model with each of its caches",
-    responses: { 200: json(z.object({ object: z.literal("list"), data: z.array(model) }), "The list") },
+    responses: { 200: json(z.object({ object: z.literal("list"), data: z.array(model) }), "The list"), ...errors(503) },
     handler: () => Response.json({ object: "list", data: state.models().map(({ name }) => entry(name)) }),
   }, {
     method: "get",
@@ -31,7 +31,7 @@ export function modelRoutes(state: ServerState): Route[] {
     pattern: "/v1/models/:id{.+}",
     summary: "One of them",
     request: { params: z.object({ id: z.string() }) },
-    responses: { 200: json(model, "The model"), ...errors(404) },
+    responses: { 200: json(model, "The model"), ...errors(404, 503) },
     handler: (context) => Response.json(entry(findModel(state.models(), context.req.param("id")!).name)),
   }];
 }

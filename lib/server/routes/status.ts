@@ -5,7 +5,7 @@
  */
 
 import { z } from "@hono/zod-openapi";
-import { anything, json, type Route } from "../route.ts";
+import { anything, errors, json, type Route } from "../route.ts";
 import type { ServerState } from "../state.ts";
 
 const CHAT_TEMPLATES = {
@@ -30,7 +30,7 @@ export function statusRoutes(state: ServerState): Route[] {
     method: "get",
     path: "/config",
     summary: "The configuration in effect",
-    responses: { 200: json(anything, "Device, caches, limits") },
+    responses: { 200: json(anything, "Device, caches, limits"), ...errors(503) },
     handler() {
       const { caches: _, ...rest } = engine.config;
       return Response.json({
@@ -44,7 +44,7 @@ export function statusRoutes(state: ServerState): Route[] {
     method: "get",
     path: "/stats",
     summary: "How the caches are used now",
-    responses: { 200: json(anything, "Sequences, pages, bytes, totals") },
+    responses: { 200: json(anything, "Sequences, pages, bytes, totals"), ...errors(503) },
     handler() {
       const { caches, deviceBytes } = engine.stats;
       const models = state.models().map(({ name, cache }) => ({ id: name, ...caches[cache.kv] }));
