@@ -61,7 +61,8 @@ export function createApp(engine: Engine, options: AppOptions = {}): App {
     const origin = options.cors.includes("*") ? "*" : [...options.cors];
     app.use(cors({ origin, exposeHeaders: ["x-request-id", "retry-after"], maxAge: 600 }));
   }
-  for (const path of KEY_PATHS) app.use(path, authorize(keys));
+  const authorized = authorize(keys);
+  for (const path of KEY_PATHS) app.use(path, authorized);
   app.onError((error, context) => {
     const told = apiError(error), entry = context.get("entry");
     if (entry) {
