@@ -89,14 +89,17 @@ function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request {
   );
 }
 
-/** A request's body as a stream, read as it is wanted. */
+/** A request's body as a stream, read as it is wanted. Given up, it leaves the rest to be passed over. */
 function bytesOf(incoming: IncomingMessage): ReadableStream<Uint8Array> {
-  const parts = incoming[Symbol.asyncIterator]() as AsyncIterator<Uint8Array>;
+  const parts = incoming.iterator({ destroyOnReturn: false }) as AsyncIterator<Uint8Array>;
   return new ReadableStream<Uint8Array>({
     async pull(controller): Promise<void> {
       const part = await parts.next();
       if (part.done) controller.close();
       else controller.enqueue(new Uint8Array(part.value));
+    },
+    async cancel(): Promise<void> {
+      await parts.return?.();
     },
   }, { highWaterMark: 0 });
 }
