@@ -42,7 +42,7 @@ export interface Choice {
   /** Its tokens, where log-probabilities were asked for. */
   tokens: GeneratedToken[];
   /** Why it ended; undefined until it has. */
-  reason: "stop" | "length" | undefined;
+  reason: Extract<GenerationEvent, { type: "end" }>["reason"] | undefined;
 }
 
 /** An engine's event, with the index of the choice in the whole answer. */
