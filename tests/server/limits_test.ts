@@ -127,7 +127,7 @@ test("shutting down ends running streams with an event, and takes no more", asyn
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();
   let text = (await reader.read()).value!;
   const short = client.chat.completions.create({ ...chat, model: "tiny-llama" });
-  await new Promise((resolve) => setTimeout(resolve, 50));
+  while (server.app.active < 2) await new Promise((resolve) => setTimeout(resolve, 5));
   const closed = server.close(1);
   const refused = await error(() => client.chat.completions.create({ ...chat, model: "tiny-llama" }));
   assertEquals([refused.status, refused.code], [503, "unavailable"]);
