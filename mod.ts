@@ -14,18 +14,23 @@
  * @module
  */
 
-export { Decoder, type SamplingOptions, type Token } from "./lib/engine/generation.ts";
+export { Decoder } from "./lib/engine/decoder.ts";
 export {
-  calibrationFolder,
-  type EffectiveConfig,
-  EMBEDDED_MODEL,
-  type FinishReason,
   type GenerateOptions,
   LanguageModel,
-  loadCalibration,
   type LoadOptions,
   type Piece,
+  type SyntheticOptions,
 } from "./lib/engine/language_model.ts";
+export {
+  calibrationFolder,
+  type RuntimeOptions,
+  type EffectiveConfig,
+  EMBEDDED_MODEL,
+  loadCalibration,
+} from "./lib/engine/load.ts";
+export { type FinishReason } from "./lib/engine/request.ts";
+export { type SamplingOptions } from "./lib/engine/sampler.ts";
 export { openTokenizer } from "./lib/engine/tokenizer.ts";
 export {
   type KvObserver,

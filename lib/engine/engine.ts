@@ -4,7 +4,6 @@
  * @module
  */
 
-import type { EngineOptions, FromWorker, ToWorker } from "./host.ts";
 import {
   type EngineConfig,
   EngineError,
@@ -12,6 +11,7 @@ import {
   type GenerationEvent,
   type GenerationRequest,
 } from "./request.ts";
+import type { EngineOptions, FromThread, ToThread } from "./thread.ts";
 
 export type { EngineOptions } from "./host.ts";
 
@@ -38,8 +38,6 @@ export class Engine {
   readonly ready: Promise<EngineConfig>;
   readonly #worker: Worker;
   readonly #streams = new Map<number, Stream>();
-  readonly #queue: number;
-  readonly #sequences: number;
   #state: EngineState = "loading";
   #config: EngineConfig | undefined;
   #stats: EngineStats | undefined;
@@ -49,8 +47,6 @@ export class Engine {
 
   /** Starts the thread and loads the model. */
   constructor(options: EngineOptions = {}, onProgress?: (bytes: number, total: number) => void) {
-    this.#sequences = options.sequences ?? 16;
-    this.#queue = options.queue ?? 64;
     this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.ready = new Promise((resolve, reject) => {
       const fail = (message: string): void => {
@@ -60,7 +56,7 @@ export class Engine {
         reject(new Error(message));
         for (const [id] of this.#streams) this.#deliver(id, { type: "error", error: { code: "unavailable", message } });
       };
-      this.#worker.onmessage = ({ data }: MessageEvent<FromWorker>) => {
+      this.#worker.onmessage = ({ data }: MessageEvent<FromThread>) => {
         switch (data.type) {
           case "progress":
             onProgress?.(data.bytes, data.total);
@@ -89,14 +85,13 @@ export class Engine {
     });
     // Who does not ask for it learns of a failure from `state` and from every request.
     this.ready.catch(() => {});
-    const { model, kv, device, threads, library, sinks, window, calibration, context } = options;
-    const { sequences, queue, cacheTokens, prefixes, block, chatFallback } = options;
-    const cache = { kv, sinks, window, calibration, context, sequences, queue, cacheTokens, prefixes, block };
-    // Only what the thread knows: other fields may not be able to pass between threads.
-    this.#post({ type: "load", options: { model, device, threads, library, chatFallback, ...cache } });
+    // What else a caller keeps there may not be able to pass between threads: callbacks, above all.
+    const plain = Object.entries(options).filter(([, value]) => typeof value !== "object" || Array.isArray(value))
+      .filter(([, value]) => typeof value !== "function");
+    this.#post({ type: "load", options: Object.fromEntries(plain) });
   }
 
-  #post(message: ToWorker): void {
+  #post(message: ToThread): void {
     this.#worker.postMessage(message);
   }
 
@@ -150,10 +145,10 @@ export class Engine {
     const { signal } = options;
     if (this.#state !== "ready") throw this.#unavailable();
     if (signal?.aborted) throw cancelled(signal);
-    const cache = options.cache ?? this.config.caches[0].kv;
+    const { caches } = this.config, cache = options.cache ?? caches[0].kv, { sequences, queue } = caches[0];
     let pending = 0;
     for (const stream of this.#streams.values()) if (stream.cache === cache) pending++;
-    if (pending >= this.#sequences + this.#queue) {
+    if (pending >= sequences + queue) {
       throw new EngineError("queue_full", `${pending} requests are running or waiting; try again later`);
     }
     const id = this.#next++, stream: Stream = { cache, events: [], wake: undefined };

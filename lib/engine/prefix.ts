@@ -10,47 +10,73 @@
  * @module
  */
 
-import type { KvCache, Sequence } from "../cache/cache.ts";
+/** What is needed of a cache's sequence: no more, so that it is tested without a device. */
+export interface PrefixSequence<S> extends Disposable {
+  /** Tokens stored. */
+  readonly length: number;
+  /** Pages in order. */
+  readonly pages: readonly number[];
+  /** A second sequence with the same tokens, pages shared. */
+  fork(): S;
+  /** Drops tokens from the end. */
+  truncate(length: number): void;
+}
 
-interface Entry {
+/** What is needed of a cache. */
+export interface PagedCache<S> {
+  /** Longest sequence, in tokens. */
+  readonly context: number;
+  /** Pages in all. */
+  readonly pageCount: number;
+  /** Pages that no sequence holds. */
+  readonly freePages: number;
+  /** Tokens that can be dropped from a sequence without a trace. */
+  readonly stepTokens: number;
+  /** Whether more than one sequence holds a page. */
+  isShared(page: number): boolean;
+  /** Starts an empty sequence. */
+  sequence(): S;
+}
+
+interface Entry<S> {
   readonly ids: Int32Array;
-  readonly sequence: Sequence;
+  readonly sequence: S;
   used: number;
 }
 
 /** What is known of a prompt's start. */
-export interface PrefixMatch {
+export interface PrefixMatch<S> {
   /** A sequence that holds the start and belongs to the caller; undefined where there is none. */
-  readonly sequence: Sequence | undefined;
+  readonly sequence: S | undefined;
   /** The longest start, in whole blocks, that an earlier prompt had as well; a state kept here would have helped. */
   readonly common: number;
 }
 
 /** States of a cache at block ends, least recently used first out. */
-export class PrefixCache implements Disposable {
+export class PrefixCache<S extends PrefixSequence<S>> implements Disposable {
   /** Tokens of a block. */
   readonly block: number;
-  readonly #cache: KvCache;
+  readonly #cache: PagedCache<S>;
   readonly #capacity: number;
-  readonly #entries: Entry[] = [];
+  readonly #entries: Entry<S>[] = [];
   #clock = 0;
 
   /** `capacity` states at most; each takes a slot of the cache. */
-  constructor(cache: KvCache, block: number, capacity: number) {
+  constructor(cache: PagedCache<S>, block: number, capacity: number) {
     this.#cache = cache;
     this.block = block;
     this.#capacity = capacity;
   }
 
   /** The states kept. */
-  get sequences(): Sequence[] {
+  get sequences(): S[] {
     return this.#entries.map(({ sequence }) => sequence);
   }
 
-  #best(ids: ArrayLike<number>): { entry?: Entry; length: number; common: number } {
+  #best(ids: ArrayLike<number>): { entry?: Entry<S>; length: number; common: number } {
     // The last token is always read again: its logits are what the answer begins with.
     const whole = Math.floor((ids.length - 1) / this.block) * this.block;
-    let entry: Entry | undefined, length = 0, longest = 0;
+    let entry: Entry<S> | undefined, length = 0, longest = 0;
     for (const candidate of this.#entries) {
       const common = Math.min(commonLength(candidate.ids, ids), whole);
       const end = Math.floor(common / this.block) * this.block;
@@ -62,7 +88,7 @@ export class PrefixCache implements Disposable {
   }
 
   /** Looks a prompt up. */
-  find(ids: ArrayLike<number>): PrefixMatch {
+  find(ids: ArrayLike<number>): PrefixMatch<S> {
     const { entry, length, common } = this.#best(ids);
     if (!entry) return { sequence: undefined, common };
     entry.used = ++this.#clock;
@@ -72,7 +98,7 @@ export class PrefixCache implements Disposable {
   }
 
   /** Keeps the state of a sequence that holds just `ids`, whole blocks. */
-  keep(ids: ArrayLike<number>, sequence: Sequence): void {
+  keep(ids: ArrayLike<number>, sequence: S): void {
     if (this.#capacity === 0) return;
     const known = this.#entries.find((entry) =>
       entry.ids.length === ids.length && commonLength(entry.ids, ids) === ids.length

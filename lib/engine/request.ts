@@ -5,8 +5,11 @@
  */
 
 import type { ChatMessage } from "../tokenizer/tokenizer.ts";
-import type { EffectiveConfig, FinishReason } from "./language_model.ts";
-import type { SamplingOptions } from "./generation.ts";
+import type { EffectiveConfig } from "./load.ts";
+import type { SamplingOptions } from "./sampler.ts";
+
+/** Why generation ended: an end token or stop string, or the length. */
+export type FinishReason = "stop" | "length";
 
 /** What to generate. */
 export interface GenerationRequest {
@@ -86,6 +89,12 @@ export class EngineError extends Error {
     super(message);
     this.code = code;
     this.param = param;
+  }
+
+  /** An error as one of the engine: what is none already is internal. */
+  static from(error: unknown): EngineError {
+    if (error instanceof EngineError) return error;
+    return new EngineError("internal", error instanceof Error ? error.message : String(error));
   }
 
   /** The error as plain data. */

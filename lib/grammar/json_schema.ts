@@ -8,6 +8,12 @@
 import type { Vocabulary } from "../tokenizer/vocabulary.ts";
 import { byte, choice, Grammar, repeat, type Rule, sequence, text } from "./grammar.ts";
 
+/** A schema that cannot be a grammar: the message names the place and what is not supported. */
+export class SchemaError extends RangeError {
+  /** Always "SchemaError". */
+  override readonly name: string = "SchemaError";
+}
+
 type Json = Record<string, unknown>;
 
 /** Keywords that say nothing about which values are valid. By JSON Schema's default, `format` is one. */
@@ -150,7 +156,7 @@ function naturals(low: number, high: number): Rule[] {
 function integers(low: number, high: number): Rule {
   const of = high >= 0 && high >= low ? naturals(Math.max(0, low), high) : [];
   if (low < 0) of.push(...naturals(Math.max(1, -high), -low).map((rule) => sequence(text("-"), rule)));
-  if (of.length === 0) throw new RangeError(`the schema has an integer from ${low} to ${high}; there is none`);
+  if (of.length === 0) throw new SchemaError(`the schema has an integer from ${low} to ${high}; there is none`);
   return choice(...of);
 }
 
@@ -169,10 +175,10 @@ class Compiler {
 
   rule(schema: unknown, path: string): Rule {
     if (schema === true) return value;
-    if (!isObject(schema)) throw new RangeError(`the schema at ${path} is not an object`);
+    if (!isObject(schema)) throw new SchemaError(`the schema at ${path} is not an object`);
     for (const keyword of Object.keys(schema)) {
       if (!KEYWORDS.has(keyword) && !ANNOTATIONS.has(keyword)) {
-        throw new RangeError(
+        throw new SchemaError(
           `the schema at ${path} has "${keyword}", which is not supported; supported are ${[...KEYWORDS].join(", ")}`,
         );
       }
@@ -183,26 +189,26 @@ class Compiler {
     for (const keyword of ["anyOf", "oneOf", "allOf"]) {
       const of = schema[keyword];
       if (of === undefined) continue;
-      if (!Array.isArray(of) || of.length === 0) throw new RangeError(`${path}/${keyword} is not a list of schemas`);
+      if (!Array.isArray(of) || of.length === 0) throw new SchemaError(`${path}/${keyword} is not a list of schemas`);
       if (keyword === "allOf" && of.length > 1) {
-        throw new RangeError(`${path}/allOf: only one schema in it is supported`);
+        throw new SchemaError(`${path}/allOf: only one schema in it is supported`);
       }
       const beside = Object.keys(schema).find((other) => KEYWORDS.has(other) && other !== keyword && other !== "type");
       if (beside) {
-        throw new RangeError(`the schema at ${path} has "${beside}" beside "${keyword}", which is not supported`);
+        throw new SchemaError(`the schema at ${path} has "${beside}" beside "${keyword}", which is not supported`);
       }
       return choice(...of.map((part, i) => this.rule(part, `${path}/${keyword}/${i}`)));
     }
     const types = schema.type === undefined ? [inferred(schema)] : [schema.type].flat();
-    if (types.length === 0) throw new RangeError(`${path}/type is an empty list`);
+    if (types.length === 0) throw new SchemaError(`${path}/type is an empty list`);
     return choice(...types.map((type) => this.#typed(type, schema, path)));
   }
 
   #enumeration(schema: Json, path: string): Rule {
-    if (!Array.isArray(schema.enum)) throw new RangeError(`${path}/enum is not a list`);
+    if (!Array.isArray(schema.enum)) throw new SchemaError(`${path}/enum is not a list`);
     const types = schema.type === undefined ? undefined : [schema.type].flat();
     const values = schema.enum.filter((value) => !types || types.some((type) => isOf(value, type)));
-    if (values.length === 0) throw new RangeError(`${path}/enum has no value of its type`);
+    if (values.length === 0) throw new SchemaError(`${path}/enum has no value of its type`);
     return choice(...values.map((value) => text(JSON.stringify(value))));
   }
 
@@ -210,7 +216,7 @@ class Compiler {
     const number = (keyword: string, otherwise: number): number => {
       const value = schema[keyword] ?? otherwise;
       if (typeof value !== "number" || value < 0 || (!Number.isInteger(value) && value !== Infinity)) {
-        throw new RangeError(`${path}/${keyword} is not a whole number from 0 on`);
+        throw new SchemaError(`${path}/${keyword} is not a whole number from 0 on`);
       }
       return value;
     };
@@ -226,30 +232,30 @@ class Compiler {
         return this.#number(type, schema, path);
       case "string": {
         const least = number("minLength", 0), most = number("maxLength", Infinity);
-        if (least > most) throw new RangeError(`${path}: minLength is above maxLength`);
+        if (least > most) throw new SchemaError(`${path}: minLength is above maxLength`);
         return string(least, most);
       }
       case "array": {
         const prefix = schema.prefixItems ?? [];
-        if (!Array.isArray(prefix)) throw new RangeError(`${path}/prefixItems is not a list`);
+        if (!Array.isArray(prefix)) throw new SchemaError(`${path}/prefixItems is not a list`);
         const first = prefix.map((item, i) => this.rule(item, `${path}/prefixItems/${i}`));
         const closed = schema.items === false, item = closed ? value : this.rule(schema.items ?? true, `${path}/items`);
         const least = Math.max(number("minItems", 0), first.length);
         const most = closed ? first.length : number("maxItems", Infinity);
-        if (least > most) throw new RangeError(`${path}: more items are needed than are allowed`);
+        if (least > most) throw new SchemaError(`${path}: more items are needed than are allowed`);
         return list(item, least, most, first);
       }
       case "object":
         return this.#object(schema, path);
       default:
-        throw new RangeError(`${path}/type: ${JSON.stringify(type)} is no type`);
+        throw new SchemaError(`${path}/type: ${JSON.stringify(type)} is no type`);
     }
   }
 
   #number(type: "integer" | "number", schema: Json, path: string): Rule {
     const { minimum, maximum } = schema;
     for (const bound of [minimum, maximum]) {
-      if (bound !== undefined && typeof bound !== "number") throw new RangeError(`${path}: a bound is not a number`);
+      if (bound !== undefined && typeof bound !== "number") throw new SchemaError(`${path}: a bound is not a number`);
     }
     const bounded = minimum !== undefined || maximum !== undefined;
     if (type === "integer" && bounded) {
@@ -258,7 +264,7 @@ class Compiler {
       return integers(low, Math.min(Math.floor((maximum as number | undefined) ?? limit), limit));
     }
     if (bounded && !(minimum === 0 && maximum === undefined)) {
-      throw new RangeError(`${path}: bounds of a number that is no integer are not supported, but for a minimum of 0`);
+      throw new SchemaError(`${path}: bounds of a number that is no integer are not supported, but for a minimum of 0`);
     }
     const signs = bounded ? [] : [sign];
     return type === "integer" ? sequence(...signs, whole) : sequence(...signs, whole, fraction, exponent);
@@ -266,9 +272,9 @@ class Compiler {
 
   #object(schema: Json, path: string): Rule {
     const properties = schema.properties ?? {}, required = schema.required ?? [];
-    if (!isObject(properties)) throw new RangeError(`${path}/properties is not an object`);
+    if (!isObject(properties)) throw new SchemaError(`${path}/properties is not an object`);
     if (!Array.isArray(required) || !required.every((name) => typeof name === "string")) {
-      throw new RangeError(`${path}/required is not a list of names`);
+      throw new SchemaError(`${path}/required is not a list of names`);
     }
     const names = [...new Set([...Object.keys(properties), ...required as string[]])];
     const additional = schema.additionalProperties ?? true;
@@ -288,7 +294,7 @@ class Compiler {
 
   #reference(reference: unknown, path: string): Rule {
     if (typeof reference !== "string" || !reference.startsWith("#")) {
-      throw new RangeError(
+      throw new SchemaError(
         `${path}/$ref is ${JSON.stringify(reference)}; only references inside the schema are supported`,
       );
     }
@@ -297,7 +303,7 @@ class Compiler {
       const name = decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~");
       target = isObject(target) && Object.hasOwn(target, name) ? target[name] : undefined;
     }
-    if (target === undefined) throw new RangeError(`${path}/$ref: there is no ${reference}`);
+    if (target === undefined) throw new SchemaError(`${path}/$ref: there is no ${reference}`);
     if (!this.#targets.has(reference)) {
       // First a place for it, since it may refer to itself.
       this.#targets.set(reference, { kind: "call", rule: () => this.#targets.get(reference)! });
@@ -342,7 +348,7 @@ const KEPT = 8;
 const kept = new WeakMap<Vocabulary, Map<string, Grammar>>();
 
 /**
- * The grammar of a JSON schema, or with `true` of any JSON object. Throws RangeError that names the place and what is not
+ * The grammar of a JSON schema, or with `true` of any JSON object. Throws SchemaError that names the place and what is not
  * supported. `size`: columns of the logits; `ends`: tokens that end a text.
  */
 export function jsonGrammar(
@@ -353,7 +359,7 @@ export function jsonGrammar(
   const grammars = kept.get(vocabulary) ?? new Map<string, Grammar>(), key = JSON.stringify(schema);
   kept.set(vocabulary, grammars);
   if (key.length > MOST_CHARACTERS) {
-    throw new RangeError(`the schema has ${key.length} characters; ${MOST_CHARACTERS} are possible`);
+    throw new SchemaError(`the schema has ${key.length} characters; ${MOST_CHARACTERS} are possible`);
   }
   const grammar = grammars.get(key) ??
     new Grammar(schema === true ? members(value) : new Compiler(schema).rule(schema, "#"), vocabulary, options);

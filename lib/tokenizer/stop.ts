@@ -14,6 +14,12 @@ export interface StopResult {
   readonly stop?: string;
 }
 
+/** A stop string that can't be one. */
+export class StopError extends RangeError {
+  /** Always "StopError". */
+  override readonly name: string = "StopError";
+}
+
 /**
  * Finds the first stop string in a text that comes in pieces, and never lets a part of one through: it holds back the
  * longest end of the text that may begin a stop string. The first to be complete wins; of those that complete at the same
@@ -24,9 +30,9 @@ export class StopMatcher {
   #held = "";
   #stopped: string | undefined;
 
-  /** Throws RangeError where a stop string is empty. */
+  /** Throws StopError where a stop string is empty. */
   constructor(stops: readonly string[]) {
-    if (stops.includes("")) throw new RangeError("a stop string is empty; leave it out");
+    if (stops.includes("")) throw new StopError("a stop string is empty; leave it out");
     this.#stops = [...stops];
   }
 

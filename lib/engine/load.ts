@@ -1,0 +1,176 @@
+/**
+ * Opens what generating needs: device, tokenizer, model, calibrations and caches; and says what came of it.
+ *
+ * @module
+ */
+
+import { Device, type DeviceOptions } from "../device.ts";
+import { KvCache } from "../cache/cache.ts";
+import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
+import { cacheBytes, effectiveBits, type KvConfig, kvConfig, type KvSpec, PAGE_TOKENS } from "../cache/format.ts";
+import { type Model, openModel } from "../models/model.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
+import { isGguf } from "../weights/config.ts";
+import { modelFingerprint } from "../weights/fingerprint.ts";
+import { localPath } from "../weights/local.ts";
+import { openTokenizer } from "./tokenizer.ts";
+
+/** The model that ships with the package. */
+export const EMBEDDED_MODEL: URL = new URL("../../assets/tiny-llama", import.meta.url);
+
+/** Longest sequence by default, where the model's own is not shorter. */
+const CONTEXT = 8192;
+
+/** What a model and its caches are opened with, wherever they run. Plain data, which can pass between threads. */
+export interface RuntimeOptions extends DeviceOptions {
+  /** First positions kept exactly. Default 4. */
+  sinks?: number;
+  /** Newest positions kept exactly. Default 128. */
+  window?: number;
+  /** A calibration file, or "data-free". Default: `<preset>.vecinfer.safetensors` beside the model, else data-free. */
+  calibration?: string;
+  /** Longest sequence in tokens. Default: the model's own, at most 8192. */
+  context?: number;
+  /** Tokens of all sequences of a cache together. Default `sequences * context`. */
+  cacheTokens?: number;
+}
+
+/** How opening reports and stops. */
+export interface OpenProgress {
+  /** Called with bytes of weights read and in all. */
+  onProgress?: (bytes: number, total: number) => void;
+  /** Stops loading. */
+  signal?: AbortSignal;
+}
+
+/** The caches that {@linkcode open} makes. */
+export interface CacheSizes {
+  /** One cache for each. */
+  kv: readonly KvSpec[];
+  /** Sequences that run at once. */
+  sequences: number;
+  /** Slots besides, for sequences that share pages with others. Default none. */
+  prefixes?: number;
+}
+
+/** A model that is ready to generate, with all that it needs. */
+export interface Opened extends Disposable {
+  /** Model folder or GGUF file. */
+  readonly path: string;
+  /** Where it runs. */
+  readonly device: Device;
+  /** Text to tokens and back. */
+  readonly tokenizer: Tokenizer;
+  /** Weights and forward pass. */
+  readonly model: Model;
+  /** Keys and values, a cache for each kind that was asked for. */
+  readonly caches: readonly KvCache[];
+}
+
+/**
+ * Opens a model folder in Hugging Face layout or a GGUF file (default: the embedded model), and a cache of each kind. Throws
+ * WeightsError and TokenizerError for files, VecInferError for the device, RangeError for settings.
+ */
+export async function open(
+  model: string | URL | undefined,
+  sizes: CacheSizes,
+  options: RuntimeOptions & OpenProgress,
+): Promise<Opened> {
+  const path = localPath(model ?? EMBEDDED_MODEL), configs = sizes.kv.map((kv) => kvConfig(kv, options));
+  const tokenizer = openTokenizer(path), owned = new DisposableStack();
+  try {
+    const device = owned.use(Device.open(options)), model = owned.use(await openModel(device, path, options));
+    const caches = configs.map((config) =>
+      owned.use(openCache(model, config, loadCalibration(path, model, config, options.calibration), sizes, options))
+    );
+    const all = owned.move();
+    return { path, device, tokenizer, model, caches, [Symbol.dispose]: () => all.dispose() };
+  } catch (error) {
+    owned.dispose();
+    throw error;
+  }
+}
+
+/** Makes a model's cache. Prefix states have slots of their own, and share pages with each other and with what runs. */
+export function openCache(
+  model: Model,
+  config: KvConfig,
+  calibration: Calibration,
+  { sequences, prefixes = 0 }: Omit<CacheSizes, "kv">,
+  options: Pick<RuntimeOptions, "context" | "cacheTokens">,
+): KvCache {
+  const context = options.context ?? Math.min(model.config.contextLength, CONTEXT);
+  return new KvCache(model.device, model.cacheShape, config, calibration, {
+    context,
+    sequences: sequences + prefixes,
+    tokens: options.cacheTokens ?? sequences * Math.ceil(context / PAGE_TOKENS) * PAGE_TOKENS,
+  });
+}
+
+/** What a model runs with, as effective: for reports. */
+export interface EffectiveConfig {
+  /** Folder of the model. */
+  model: string;
+  /** "cpu" or "cuda:N", and its name. */
+  device: string;
+  /** Path of the native library. */
+  library: string;
+  /** Preset or formats of the cache. */
+  kv: string;
+  /** Format of the keys. */
+  keys: string;
+  /** Format of the values. */
+  values: string;
+  /** Positions kept exactly at the start. */
+  sinks: number;
+  /** Positions kept exactly at the end. */
+  window: number;
+  /** Where the codebooks come from. */
+  calibration: string;
+  /** Longest sequence in tokens. */
+  context: number;
+  /** Bytes that each token takes in the cache. */
+  bytesPerToken: number;
+  /** Bits a channel over a full context, everything counted. */
+  effectiveBits: number;
+  /** Bytes of the weights. */
+  weightBytes: number;
+  /** Bytes of the cache. */
+  cacheBytes: number;
+}
+
+/** The configuration in effect of a model with one of its caches. */
+export function effectiveConfig(path: string, model: Model, cache: KvCache): EffectiveConfig {
+  const { device } = model,
+    { calibration, context, shape } = cache,
+    { name, keys, values, sinks, window } = cache.config;
+  return {
+    model: path,
+    device: `${device.name} (${device.info.device})`,
+    library: device.native.path,
+    kv: name,
+    keys: keys.name,
+    values: values.name,
+    sinks,
+    window,
+    calibration: describeCalibration(calibration),
+    context,
+    bytesPerToken: cache.bytesPerToken,
+    effectiveBits: effectiveBits(shape, cacheBytes(shape, cache.config, calibration, context).total, context),
+    weightBytes: model.weightBytes,
+    cacheBytes: cache.bytes().total,
+  };
+}
+
+/** Where a model's calibration is kept: `calibration` in its folder, or, for `x.gguf`, `x.calibration` beside it. */
+export function calibrationFolder(model: string): string {
+  return isGguf(model) ? model.replace(/\.gguf$/i, ".calibration") : `${model}/calibration`;
+}
+
+/** The calibration of a model for `config`: an explicit file, the model's own folder, or the data-free scheme. */
+export function loadCalibration(folder: string, model: Model, config: KvConfig, path?: string): Calibration {
+  return findCalibration(config, model.cacheShape, modelFingerprint(folder), {
+    path,
+    folders: isGguf(folder) ? [calibrationFolder(folder)] : [folder, calibrationFolder(folder)],
+  });
+}

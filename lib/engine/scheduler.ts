@@ -1,0 +1,265 @@
+/**
+ * Which requests run: a queue, one prompt that is being read, and the rows of a step. It counts pages and knows no device.
+ *
+ * A request is let in, first come first served, once there are rows and pages for the worst case of it and of all that runs:
+ * so nothing that runs is ever short of a page.
+ *
+ * @module
+ */
+
+import { PAGE_TOKENS } from "../cache/format.ts";
+import { type PagedCache, PrefixCache, type PrefixSequence } from "./prefix.ts";
+import { type CacheStats, EngineError } from "./request.ts";
+
+/** Milliseconds that prompts are read for before the caller gets a turn, while no sequence runs. */
+const PROMPT_TURN = 10;
+
+/** Reading prompts takes at most this many times as long as the sequences that run meanwhile. */
+const MOST_SHARE = 3;
+
+/** Chunks of a long prompt at whose ends its state is kept, so that a prompt that leaves it midway finds one. */
+const STATES = 4;
+
+/** Shortest distance of such states, in tokens. */
+const STATE_DISTANCE = 512;
+
+/** What the scheduler has to know of a request. */
+export interface ScheduledRequest {
+  /** Prompt. */
+  readonly ids: readonly number[];
+  /** Tokens at most a choice. */
+  readonly maxTokens: number;
+  /** Choices. */
+  readonly n: number;
+}
+
+/** A request in the scheduler. */
+export interface Job<R> {
+  /** What the caller calls it. */
+  readonly id: number;
+  /** The request. */
+  readonly request: R;
+  /** Pages that one choice may come to hold. */
+  readonly worst: number;
+  /** Choices that are not at their end. */
+  open: number;
+}
+
+/** A choice of a request, in a row of the step. */
+export interface Row<R, S> {
+  /** Its request. */
+  readonly job: Job<R>;
+  /** Which choice it is. */
+  readonly choice: number;
+  /** Where its tokens are. */
+  readonly sequence: S;
+}
+
+/** The prompt that is being read. */
+export interface Reading<R, S> {
+  /** Its request. */
+  readonly job: Job<R>;
+  /** Where it is read to; what it holds at first was found among the prefixes. */
+  readonly sequence: S;
+  /** Block ends at which the state is kept. */
+  readonly states: ReadonlySet<number>;
+}
+
+/** Sizes of a {@linkcode Scheduler}. */
+export interface SchedulerOptions {
+  /** Sequences that run at once. */
+  rows: number;
+  /** Tokens of a block of a prompt; a multiple of {@linkcode PAGE_TOKENS}. */
+  block: number;
+  /** Prefix states kept at most. The cache needs `rows + prefixes` slots. */
+  prefixes: number;
+}
+
+/** Decides what is read and run next over a cache's pages. */
+export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> implements Disposable {
+  /** States of earlier prompts. */
+  readonly prefixes: PrefixCache<S>;
+  /** Counts since the start. */
+  readonly totals: CacheStats["totals"] = {
+    promptTokens: 0,
+    generatedTokens: 0,
+    prefixQueries: 0,
+    prefixHits: 0,
+    steps: 0,
+  };
+  readonly #cache: PagedCache<S>;
+  readonly #most: number;
+  readonly #waiting: Job<R>[] = [];
+  readonly #rows: Row<R, S>[] = [];
+  #reading: Reading<R, S> | undefined;
+  /** The first waiting request did not fit; it is tried again once something was given back. */
+  #blocked = false;
+
+  /** Begins with nothing to do. */
+  constructor(cache: PagedCache<S>, options: SchedulerOptions) {
+    this.#cache = cache;
+    this.#most = options.rows;
+    this.prefixes = new PrefixCache(cache, options.block, options.prefixes);
+  }
+
+  /** The choices that run, in the order of the step's rows. */
+  get rows(): readonly Row<R, S>[] {
+    return this.#rows;
+  }
+
+  /** The prompt that is being read. */
+  get reading(): Reading<R, S> | undefined {
+    return this.#reading;
+  }
+
+  /** Requests that wait. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /** Whether there is something to do now. */
+  get busy(): boolean {
+    return this.#rows.length > 0 || this.#reading !== undefined || (this.#waiting.length > 0 && !this.#blocked);
+  }
+
+  /** Queues a request. Throws EngineError where it can never fit. */
+  submit(id: number, request: R): void {
+    const { context, pageCount } = this.#cache, { ids, n, maxTokens } = request;
+    if (n > this.#most) {
+      throw new EngineError("invalid_request", `n is ${n}; this server answers ${this.#most} sequences at once`, "n");
+    }
+    const worst = Math.ceil(Math.min(context, ids.length + maxTokens - 1) / PAGE_TOKENS);
+    const job = { id, request, worst, open: n }, needed = worst + forkPages(job);
+    if (needed > pageCount) {
+      throw new EngineError(
+        "context_length",
+        `${n} x ${ids.length} prompt and ${maxTokens} generated tokens need ${needed} pages of ${PAGE_TOKENS} ` +
+          `tokens; the cache has ${pageCount}: ask for fewer tokens`,
+      );
+    }
+    this.#waiting.push(job);
+  }
+
+  /** Takes a request out of the queue. */
+  withdraw(id: number): void {
+    const at = this.#waiting.findIndex((job) => job.id === id);
+    if (at < 0) return;
+    this.#waiting.splice(at, 1);
+    this.#blocked = false;
+  }
+
+  /** Pages that what runs may still take. */
+  #outstanding(): number {
+    let pages = 0;
+    for (const { job, sequence } of this.#rows) {
+      const last = sequence.pages.at(-1);
+      pages += job.worst - sequence.pages.length;
+      // A fork copies its last page before it writes to it.
+      if (sequence.length % PAGE_TOKENS !== 0 && last !== undefined && this.#cache.isShared(last)) pages++;
+    }
+    if (this.#reading) {
+      const { job, sequence } = this.#reading;
+      pages += job.worst - sequence.pages.length + forkPages(job);
+    }
+    return pages;
+  }
+
+  /** Begins to read the first waiting prompt where rows and pages allow its worst case: that prompt, or undefined. */
+  admit(): Reading<R, S> | undefined {
+    const job = this.#waiting[0];
+    if (!job || this.#reading || this.#blocked) return undefined;
+    const { ids, n } = job.request, cache = this.#cache;
+    if (this.#rows.length + n > this.#most) {
+      this.#blocked = true;
+      return undefined;
+    }
+    const match = this.prefixes.find(ids), sequence = match.sequence ?? cache.sequence();
+    const needed = this.#outstanding() + job.worst - sequence.pages.length + forkPages(job);
+    while (cache.freePages < needed && this.prefixes.evict());
+    if (cache.freePages < needed) {
+      sequence[Symbol.dispose]();
+      this.#blocked = true;
+      return undefined;
+    }
+    this.#waiting.shift();
+    this.totals.promptTokens += ids.length;
+    this.totals.prefixQueries += ids.length;
+    this.totals.prefixHits += sequence.length;
+    return this.#reading = { job, sequence, states: this.#states(ids.length, match.common) };
+  }
+
+  /** Where the state of a prompt is kept: at its last block end, where another prompt left it, and a few between. */
+  #states(tokens: number, common: number): Set<number> {
+    const { block } = this.prefixes, floor = (position: number) => Math.floor(position / block) * block;
+    const states = new Set([floor(tokens - 1), common]);
+    // Without a ring any block end can be found again in a later state.
+    const distance = Math.max(STATE_DISTANCE, tokens / STATES);
+    if (this.#cache.stepTokens !== Infinity) {
+      for (let position = distance; position < tokens; position += distance) states.add(floor(position));
+    }
+    return states;
+  }
+
+  /** The tokens of the prompt that are read next: up to the next block's end. `last` where they are its last. */
+  chunk(): { ids: readonly number[]; last: boolean } {
+    const { job: { request: { ids } }, sequence: { length } } = this.#reading!;
+    const end = Math.min(ids.length, length + this.prefixes.block);
+    return { ids: ids.slice(length, end), last: end === ids.length };
+  }
+
+  /** The chunk was read. Where it was the last, the prompt's choices become rows: the index of the first, else undefined. */
+  chunkRead(): number | undefined {
+    const { job, sequence, states } = this.#reading!, { ids, n } = job.request;
+    if (states.has(sequence.length)) this.prefixes.keep(ids.slice(0, sequence.length), sequence);
+    if (sequence.length < ids.length) return undefined;
+    const first = this.#rows.length, sequences = [sequence, ...Array.from({ length: n - 1 }, () => sequence.fork())];
+    this.#reading = undefined;
+    this.#rows.push(...sequences.map((sequence, choice) => ({ job, choice, sequence })));
+    return first;
+  }
+
+  /** Reads no more of the prompt. */
+  dropReading(): void {
+    this.#reading?.sequence[Symbol.dispose]();
+    this.#reading = undefined;
+    this.#blocked = false;
+  }
+
+  /** Takes a row out; the last row takes its place. Returns the row that it had. */
+  remove(row: number): number {
+    const { sequence, job } = this.#rows[row], last = this.#rows.pop()!, from = this.#rows.length;
+    if (row < from) this.#rows[row] = last;
+    sequence[Symbol.dispose]();
+    job.open--;
+    this.#blocked = false;
+    return from;
+  }
+
+  /**
+   * Milliseconds to read prompts for, after a step that took `step`: as much time as the sequences that run take, and more
+   * where more requests wait than run.
+   */
+  turn(step: number): number {
+    if (this.#rows.length === 0) return PROMPT_TURN;
+    return step * Math.min(MOST_SHARE, Math.max(1, this.#waiting.length / this.#rows.length));
+  }
+
+  /** Drops all prefix states. */
+  clearPrefixes(): void {
+    this.prefixes[Symbol.dispose]();
+    this.#blocked = false;
+  }
+
+  /** Gives everything back. */
+  [Symbol.dispose](): void {
+    this.#waiting.length = 0;
+    this.dropReading();
+    while (this.#rows.length > 0) this.remove(this.#rows.length - 1);
+    this.prefixes[Symbol.dispose]();
+  }
+}
+
+/** Pages that the choices after the first may come to hold besides those that they share with it. */
+function forkPages({ request: { ids, n }, worst }: Job<ScheduledRequest>): number {
+  return (n - 1) * (worst - Math.floor(ids.length / PAGE_TOKENS));
+}

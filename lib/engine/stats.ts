@@ -1,0 +1,43 @@
+/**
+ * How much of a cache is in use.
+ *
+ * @module
+ */
+
+import type { KvCache, Sequence } from "../cache/cache.ts";
+import { exactSide } from "../cache/calibration.ts";
+import { cacheBytes, type CacheShape, kvConfig, PAGE_TOKENS } from "../cache/format.ts";
+import type { CacheStats } from "./request.ts";
+import type { ScheduledRequest, Scheduler } from "./scheduler.ts";
+
+/** Bytes that a bf16 cache would use for so many tokens. */
+export function bf16Bytes(shape: CacheShape, tokens: number): number {
+  return cacheBytes(shape, kvConfig("bf16"), { keys: exactSide(), values: exactSide() }, tokens).total;
+}
+
+/** Counts what requests and prefix states hold of a cache now. */
+export function cacheStats<R extends ScheduledRequest>(cache: KvCache, scheduler: Scheduler<R, Sequence>): CacheStats {
+  const { layers, kvHeads, headDim } = cache.shape, { recent, sinks } = cache.config, { rows, reading } = scheduler;
+  const read = reading ? [reading] : [], held = [...rows, ...read].map(({ sequence }) => sequence);
+  const states = scheduler.prefixes.sequences, running = new Set(held.flatMap(({ pages }) => pages));
+  const tokens = (cache.pageCount - cache.freePages) * PAGE_TOKENS;
+  const exactRows = [...held, ...states].reduce(
+    (sum, { length }) => sum + Math.min(length, recent) + Math.min(length, sinks),
+    0,
+  );
+  return {
+    running: new Set([...rows, ...read].map(({ job }) => job)).size,
+    waiting: scheduler.waiting,
+    sequences: held.length,
+    prefixes: states.length,
+    pages: {
+      total: cache.pageCount,
+      free: cache.freePages,
+      prefix: new Set(states.flatMap(({ pages }) => pages.filter((page) => !running.has(page)))).size,
+      shared: cache.sharedPages,
+    },
+    bytes: { pages: tokens * cache.bytesPerToken, exact: exactRows * layers * kvHeads * headDim * 2 * 2 },
+    bf16Bytes: bf16Bytes(cache.shape, tokens),
+    totals: { ...scheduler.totals },
+  };
+}
