@@ -17,7 +17,7 @@ import { calibrate, readText, recipeOf } from "../lib/calibration/mod.ts";
 import { Device, kvConfig, PRESETS, type Sequence, writeCalibration } from "../lib/ops/mod.ts";
 import { UsageError } from "../scripts/frame/command.ts";
 import { rewriteGguf } from "../scripts/gguf.ts";
-import { benchmark } from "./frame.ts";
+import { type Bench, benchmark } from "./frame.ts";
 
 /** Milliseconds: of each piece of the prompt that leads to a context, and of each token decoded there. */
 interface Times {
@@ -39,7 +39,8 @@ await benchmark("llama_cpp", "decode and prompts beside llama.cpp, one GGUF mode
   contexts: { type: "string", default: "512,2048,4096,8000", help: "context lengths, growing, with commas" },
   tokens: { type: "number", default: 32, help: "tokens decoded at each context" },
   rounds: { type: "number", default: 2, help: "runs of each, in turn" },
-}, async ({ device, add, notes, signal, verbose }, options) => {
+}, async (bench, options) => {
+  const { device, notes, signal, verbose } = bench;
   if (device.name !== "cpu") throw new UsageError("llama.cpp is compared on the CPU: --device cpu is needed");
   const model = String(options.model), modules = String(options.modules), count = Number(options.tokens);
   if (!existsSync(join(modules, "node_modules", "node-llama-cpp"))) {
@@ -88,49 +89,57 @@ await benchmark("llama_cpp", "decode and prompts beside llama.cpp, one GGUF mode
         for (const kind of kinds) own.get(kind)!.push(await ours(path, kind, ids, contexts, count, threads, signal));
       }
       const label = weights === "as-is" ? "weights as they are" : `${weights} weights`;
-      for (const kind of kinds) {
-        const runs = own.get(kind)!;
-        contexts.forEach((context, i) => {
-          const pooled = (all: Times[]): number[] => all.flatMap(({ decode }) => decode[i]).sort((a, b) => a - b);
-          const times = pooled(runs), theirs = quartile(pooled(peer), 2);
-          const [p25, median, p75] = [1, 2, 3].map((q) => quartile(times, q));
-          add({
-            name: `${label}, ${kind}, decode at ${context}`,
-            median,
-            p25,
-            p75,
-            peer: { name: "llama.cpp, F16 cache", milliseconds: theirs, ratio: theirs / median },
-          });
-          if (verbose) {
-            console.log(`${"".padEnd(20)} llama.cpp ${theirs.toFixed(2)} ms: ${(theirs / median).toFixed(2)}x`);
-          }
-        });
-        for (const i of new Set([0, contexts.length - 1])) {
-          const total = (all: Times[]): number[] =>
-            all.map(({ prefill }) => prefill.slice(0, i + 1).reduce((a, b) => a + b)).sort((a, b) => a - b);
-          // The better of two runs, and the median of more.
-          const best = (all: number[]): number => all[Math.floor((all.length - 1) / 2)];
-          const times = total(runs), median = best(times), theirs = best(total(peer));
-          add({
-            name: `${label}, ${kind}, prompt of ${contexts[i]}`,
-            median,
-            p25: times[0],
-            p75: times.at(-1)!,
-            peer: { name: "llama.cpp, F16 cache", milliseconds: theirs, ratio: theirs / median },
-          });
-          const rate = (ms: number): string => (contexts[i] / ms * 1000).toFixed(0);
-          if (verbose) {
-            console.log(
-              `${"".padEnd(20)} ${rate(median)} tokens/s, llama.cpp ${rate(theirs)}: ${(theirs / median).toFixed(2)}x`,
-            );
-          }
-        }
-      }
+      for (const kind of kinds) compare(bench, `${label}, ${kind}`, contexts, own.get(kind)!, peer);
     }
   } finally {
     rmSync(folder, { recursive: true, force: true });
   }
 });
+
+/** Adds figures of decoding at each context, and of the shortest and the longest prompt. */
+function compare(
+  { add, verbose }: Bench,
+  label: string,
+  contexts: readonly number[],
+  runs: Times[],
+  peer: Times[],
+): void {
+  contexts.forEach((context, i) => {
+    const pooled = (all: Times[]): number[] => all.flatMap(({ decode }) => decode[i]).sort((a, b) => a - b);
+    const times = pooled(runs), theirs = quartile(pooled(peer), 2);
+    const [p25, median, p75] = [1, 2, 3].map((q) => quartile(times, q));
+    add({
+      name: `${label}, decode at ${context}`,
+      median,
+      p25,
+      p75,
+      peer: { name: "llama.cpp, F16 cache", milliseconds: theirs, ratio: theirs / median },
+    });
+    if (verbose) {
+      console.log(`${"".padEnd(20)} llama.cpp ${theirs.toFixed(2)} ms: ${(theirs / median).toFixed(2)}x`);
+    }
+  });
+  for (const i of new Set([0, contexts.length - 1])) {
+    const total = (all: Times[]): number[] =>
+      all.map(({ prefill }) => prefill.slice(0, i + 1).reduce((a, b) => a + b)).sort((a, b) => a - b);
+    // The better of two runs, and the median of more.
+    const best = (all: number[]): number => all[Math.floor((all.length - 1) / 2)];
+    const times = total(runs), median = best(times), theirs = best(total(peer));
+    add({
+      name: `${label}, prompt of ${contexts[i]}`,
+      median,
+      p25: times[0],
+      p75: times.at(-1)!,
+      peer: { name: "llama.cpp, F16 cache", milliseconds: theirs, ratio: theirs / median },
+    });
+    const rate = (ms: number): string => (contexts[i] / ms * 1000).toFixed(0);
+    if (verbose) {
+      console.log(
+        `${"".padEnd(20)} ${rate(median)} tokens/s, llama.cpp ${rate(theirs)}: ${(theirs / median).toFixed(2)}x`,
+      );
+    }
+  }
+}
 
 function quartile(sorted: readonly number[], q: number): number {
   return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q / 4))];

@@ -10,7 +10,7 @@ import { EMBEDDED_MODEL, LanguageModel, loadCalibration, type Model, openModel, 
 import { evaluate, readText, textWindows } from "../lib/calibration/mod.ts";
 import { DEFAULT_KV, Device, effectiveBits, KvCache, kvConfig, PRESETS, Tensor } from "../lib/ops/mod.ts";
 import { fileURLToPath } from "node:url";
-import { command } from "./frame/command.ts";
+import { command, type Invocation, type Option } from "./frame/command.ts";
 import { configText, deviceOptions, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
 
 const { device: deviceOption, threads, library } = MODEL_OPTIONS;
@@ -50,36 +50,26 @@ async function speed(model: Model, cache: KvCache, ids: Int32Array): Promise<Spe
   return { prefill: median(prefill), decode: median(decode) };
 }
 
+const OPTIONS = {
+  device: deviceOption,
+  threads,
+  library,
+  "max-tokens": { type: "number", short: "n", default: 64, help: "tokens of each continuation" },
+  windows: { type: "number", default: 2, help: "held-out windows of 2048 tokens" },
+  json: { type: "boolean", help: "print one JSON object" },
+} as const satisfies Record<string, Option>;
+
+type Run = Invocation<typeof OPTIONS>;
+
 await command({
   name: "demo",
   summary: "generates with a 16-bit and a 2-bit cache, then compares all presets on held-out text",
   usage: "scripts/demo.ts [options]",
-  options: {
-    device: deviceOption,
-    threads,
-    library,
-    "max-tokens": { type: "number", short: "n", default: 64, help: "tokens of each continuation" },
-    windows: { type: "number", default: 2, help: "held-out windows of 2048 tokens" },
-    json: { type: "boolean", help: "print one JSON object" },
-  },
-}, async ({ options, signal, progress }) => {
-  const maxTokens = whole("max-tokens", options["max-tokens"]), count = whole("windows", options.windows);
-  const continuations: { kv: string; text: string }[] = [];
-  for (const kv of ["bf16", DEFAULT_KV]) {
-    using model = await LanguageModel.load(EMBEDDED_MODEL, { ...deviceOptions(options), kv, signal });
-    if (!options.json) {
-      if (kv === "bf16") console.log(`${configText(model.config)}\n`);
-      process.stdout.write(`[${kv}] ${PROMPT}`);
-    }
-    let text = "";
-    for await (const piece of model.generate(PROMPT, { maxTokens, signal })) {
-      text += piece.text;
-      if (!options.json) process.stdout.write(piece.text);
-    }
-    if (!options.json) console.log("\n");
-    continuations.push({ kv, text });
-  }
-
+  options: OPTIONS,
+}, async (run) => {
+  const { options, signal } = run, count = whole("windows", options.windows);
+  const maxTokens = whole("max-tokens", options["max-tokens"]);
+  const continuations = await continueBoth(run, maxTokens);
   const folder = fileURLToPath(EMBEDDED_MODEL), length = 2048;
   const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/eval.txt`), length + 1, count);
   using device = Device.open(deviceOptions(options));
@@ -91,41 +81,10 @@ await command({
       new KvCache(device, model.cacheShape, config, loadCalibration(folder, model, config), { context: length }),
     );
   });
-  const bar = progress("quality", length * count * caches.length);
-  const qualities = await evaluate(model, caches[0], caches.slice(1), windows, { signal, onProgress: bar.update })
-    .finally(() => bar.stop());
-  const speeds: Speed[] = [], timing = progress("speed", caches.length);
-  for (const cache of caches) {
-    speeds.push(await speed(model, cache, windows[0]));
-    timing.update(speeds.length);
-  }
-  timing.stop();
-  const base = caches[0].bytesPerToken;
-  const rows = caches.map((cache, i) => ({
-    kv: cache.config.name,
-    perplexity: qualities[i].perplexity,
-    kl: qualities[i].kl,
-    top1: qualities[i].top1,
-    bytesPerToken: cache.bytesPerToken,
-    effectiveBits: effectiveBits(model.cacheShape, cache.bytes().total, length),
-    compression: base / cache.bytesPerToken,
-    prefillTokensPerSecond: speeds[i].prefill,
-    decodeTokensPerSecond: speeds[i].decode,
-  }));
-  const { sinks, window } = caches[1].config;
+  const rows = await compare(run, model, caches, windows), { sinks, window } = caches[1].config;
   if (options.json) {
-    console.log(
-      JSON.stringify({
-        prompt: PROMPT,
-        continuations,
-        device: device.info,
-        windows: count,
-        length,
-        sinks,
-        window,
-        rows,
-      }),
-    );
+    const { info } = device, prompt = PROMPT;
+    console.log(JSON.stringify({ prompt, continuations, device: info, windows: count, length, sinks, window, rows }));
     return;
   }
   console.log(
@@ -147,3 +106,48 @@ await command({
     ]),
   ]));
 });
+
+/** Continues the prompt with a 16-bit and with a 2-bit cache. */
+async function continueBoth({ options, signal }: Run, maxTokens: number): Promise<{ kv: string; text: string }[]> {
+  const continuations: { kv: string; text: string }[] = [];
+  for (const kv of ["bf16", DEFAULT_KV]) {
+    using model = await LanguageModel.load(EMBEDDED_MODEL, { ...deviceOptions(options), kv, signal });
+    if (!options.json) {
+      if (kv === "bf16") console.log(`${configText(model.config)}\n`);
+      process.stdout.write(`[${kv}] ${PROMPT}`);
+    }
+    let text = "";
+    for await (const piece of model.generate(PROMPT, { maxTokens, signal })) {
+      text += piece.text;
+      if (!options.json) process.stdout.write(piece.text);
+    }
+    if (!options.json) console.log("\n");
+    continuations.push({ kv, text });
+  }
+  return continuations;
+}
+
+/** What each cache costs and gives; the first is what the others are compared with. */
+async function compare({ signal, progress }: Run, model: Model, caches: readonly KvCache[], windows: Int32Array[]) {
+  const length = windows[0].length - 1, bar = progress("quality", length * windows.length * caches.length);
+  const qualities = await evaluate(model, caches[0], caches.slice(1), windows, { signal, onProgress: bar.update })
+    .finally(() => bar.stop());
+  const speeds: Speed[] = [], timing = progress("speed", caches.length);
+  for (const cache of caches) {
+    speeds.push(await speed(model, cache, windows[0]));
+    timing.update(speeds.length);
+  }
+  timing.stop();
+  const base = caches[0].bytesPerToken;
+  return caches.map((cache, i) => ({
+    kv: cache.config.name,
+    perplexity: qualities[i].perplexity,
+    kl: qualities[i].kl,
+    top1: qualities[i].top1,
+    bytesPerToken: cache.bytesPerToken,
+    effectiveBits: effectiveBits(model.cacheShape, cache.bytes().total, length),
+    compression: base / cache.bytesPerToken,
+    prefillTokensPerSecond: speeds[i].prefill,
+    decodeTokensPerSecond: speeds[i].decode,
+  }));
+}

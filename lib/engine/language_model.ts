@@ -13,12 +13,12 @@ import type { Model } from "../models/model.ts";
 import { syntheticConfig, syntheticModel } from "../models/synthetic.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import {
-  type RuntimeOptions,
   type EffectiveConfig,
   effectiveConfig,
   open,
   openCache,
   type OpenProgress,
+  type RuntimeOptions,
 } from "./load.ts";
 import { Output } from "./output.ts";
 import type { FinishReason } from "./request.ts";

@@ -7,7 +7,7 @@
 import { DEFAULT_KV, PAGE_TOKENS } from "../cache/format.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { Batch } from "./batch.ts";
-import { type RuntimeOptions, effectiveConfig, open, type Opened } from "./load.ts";
+import { effectiveConfig, open, type Opened, type RuntimeOptions } from "./load.ts";
 import {
   type CacheConfig,
   type EngineConfig,
