@@ -7,7 +7,7 @@
 import { readFileSync } from "node:fs";
 import process from "node:process";
 import { DEFAULT_KV, kvConfig } from "../lib/ops/mod.ts";
-import { type LogEntry, serve } from "../lib/server/mod.ts";
+import { ENGINE_DEFAULTS, type LogEntry, serve } from "../lib/server/mod.ts";
 import { command, UsageError } from "./frame/command.ts";
 import { bytesText, CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./frame/options.ts";
 
@@ -35,11 +35,19 @@ await command({
     port: { type: "number", short: "p", default: 8000, help: "port, 0 = any" },
     name: { type: "string", help: "what clients call the model (default: the name of its folder or file)" },
     context: { type: "number", help: "longest sequence in tokens (default: the model's, at most 8192)" },
-    sequences: { type: "number", default: 16, help: "sequences answered at once, for each cache" },
-    queue: { type: "number", default: 64, help: "requests that may wait, for each cache" },
+    sequences: {
+      type: "number",
+      default: ENGINE_DEFAULTS.sequences,
+      help: "sequences answered at once, for each cache",
+    },
+    queue: { type: "number", default: ENGINE_DEFAULTS.queue, help: "requests that may wait, for each cache" },
     "cache-tokens": { type: "number", help: "tokens of all sequences together (default: sequences x context)" },
-    prefixes: { type: "number", default: 16, help: "states of earlier prompts kept, 0 = none" },
-    block: { type: "number", default: 128, help: "tokens of a prompt read as one; prompts share whole blocks" },
+    prefixes: { type: "number", default: ENGINE_DEFAULTS.prefixes, help: "states of earlier prompts kept, 0 = none" },
+    block: {
+      type: "number",
+      default: ENGINE_DEFAULTS.block,
+      help: "tokens of a prompt read as one; prompts share whole blocks",
+    },
     "chat-fallback": { type: "string", default: "plain", help: "chats without a template: plain or refuse" },
     "api-key-file": { type: "string", help: "bearer keys, one a line; also VECINFER_API_KEYS, by commas" },
     cors: { type: "string", help: "origins that browsers may call from, by commas, or *" },

@@ -4,6 +4,7 @@
  * @module
  */
 
+import type { EngineOptions } from "./load.ts";
 import {
   type EngineConfig,
   EngineError,
@@ -11,7 +12,7 @@ import {
   type GenerationEvent,
   type GenerationRequest,
 } from "./request.ts";
-import type { EngineOptions, FromThread, ToThread } from "./thread.ts";
+import type { FromThread, ToThread } from "./thread.ts";
 
 export type { EngineOptions } from "./host.ts";
 

@@ -9,17 +9,10 @@ import { Device } from "../device.ts";
 import type { KvCache, Sequence } from "../cache/cache.ts";
 import { type Calibration, findCalibration } from "../cache/calibration.ts";
 import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/format.ts";
-import type { Model } from "../models/model.ts";
+import type { Model, OpenOptions } from "../models/model.ts";
 import { syntheticConfig, syntheticModel } from "../models/synthetic.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
-import {
-  type EffectiveConfig,
-  effectiveConfig,
-  open,
-  openCache,
-  type OpenProgress,
-  type RuntimeOptions,
-} from "./load.ts";
+import { type EffectiveConfig, effectiveConfig, open, openCache, type RuntimeOptions } from "./load.ts";
 import { Output } from "./output.ts";
 import type { FinishReason } from "./request.ts";
 import { Runner, type RunnerRow } from "./runner.ts";
@@ -27,7 +20,7 @@ import type { SamplingOptions } from "./sampler.ts";
 import { foreignToken, isTokens } from "./validation.ts";
 
 /** Options of {@linkcode LanguageModel.load}. */
-export interface LoadOptions extends RuntimeOptions, OpenProgress {
+export interface LoadOptions extends RuntimeOptions, OpenOptions {
   /** How the cache keeps keys and values: a preset ("bf16", "vq4" ... "vq1"), or keys and values apart. Default {@linkcode DEFAULT_KV}. */
   kv?: KvSpec;
   /** Sequences that may exist at once. Default 1. */
@@ -91,8 +84,8 @@ export class LanguageModel implements Disposable {
    * VecInferError for the device, RangeError for settings.
    */
   static async load(folder?: string | URL, options: LoadOptions = {}): Promise<LanguageModel> {
-    const { kv = DEFAULT_KV, sequences = 1 } = options;
-    const { path, model, tokenizer, caches: [cache] } = await open(folder, { kv: [kv], sequences }, options);
+    const { kv, sequences = 1 } = options, sizes = { kv: kv === undefined ? undefined : [kv], sequences };
+    const { path, model, tokenizer, caches: [cache] } = await open(folder, sizes, options);
     return new LanguageModel(path, model, tokenizer, cache);
   }
 

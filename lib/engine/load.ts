@@ -7,8 +7,16 @@
 import { Device, type DeviceOptions } from "../device.ts";
 import { KvCache } from "../cache/cache.ts";
 import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
-import { cacheBytes, effectiveBits, type KvConfig, kvConfig, type KvSpec, PAGE_TOKENS } from "../cache/format.ts";
-import { type Model, openModel } from "../models/model.ts";
+import {
+  cacheBytes,
+  DEFAULT_KV,
+  effectiveBits,
+  type KvConfig,
+  kvConfig,
+  type KvSpec,
+  PAGE_TOKENS,
+} from "../cache/format.ts";
+import { type Model, openModel, type OpenOptions } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { isGguf } from "../weights/config.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
@@ -35,18 +43,56 @@ export interface RuntimeOptions extends DeviceOptions {
   cacheTokens?: number;
 }
 
-/** How opening reports and stops. */
-export interface OpenProgress {
-  /** Called with bytes of weights read and in all. */
-  onProgress?: (bytes: number, total: number) => void;
-  /** Stops loading. */
-  signal?: AbortSignal;
+/** What an engine loads, and how much it takes on. Plain data, which can pass between threads. */
+export interface EngineOptions extends RuntimeOptions {
+  /** Model folder. Default: the embedded model. */
+  model?: string;
+  /** Caches on offer, by preset or format; the first is the default. Default {@linkcode DEFAULT_KV} alone. */
+  kv?: readonly string[];
+  /** Sequences of a cache that are answered at once. Default 16. */
+  sequences?: number;
+  /** Requests that may wait for a cache. Default 64. */
+  queue?: number;
+  /** Prefix states that a cache keeps at most; 0 shares nothing. Default 16. */
+  prefixes?: number;
+  /** Tokens of a prompt that attend to each other exactly; a multiple of 64. Prompts share whole blocks. Default 128. */
+  block?: number;
+  /** What to do with a chat where the model has no template: join the messages' texts by blank lines, or refuse. Default "plain". */
+  chatFallback?: "plain" | "refuse";
+}
+
+/** How much an engine takes on; see {@linkcode EngineOptions}. */
+export type EngineSizes = Readonly<Required<Pick<EngineOptions, "sequences" | "queue" | "prefixes" | "block">>>;
+
+/** What it takes on where nothing is said. */
+export const ENGINE_DEFAULTS: EngineSizes = {
+  sequences: 16,
+  queue: 64,
+  prefixes: 16,
+  block: 128,
+};
+
+/** The sizes in effect. Throws RangeError that names one that cannot be. */
+export function engineSizes(options: EngineOptions): EngineSizes {
+  const size = (name: keyof EngineSizes, least: number): number => {
+    const value = options[name] ?? ENGINE_DEFAULTS[name];
+    if (Number.isInteger(value) && value >= least) return value;
+    throw new RangeError(`${name} is ${value}; at least ${least} is needed`);
+  };
+  const sizes = {
+    sequences: size("sequences", 1),
+    queue: size("queue", 0),
+    prefixes: size("prefixes", 0),
+    block: size("block", PAGE_TOKENS),
+  };
+  if (sizes.block % PAGE_TOKENS === 0) return sizes;
+  throw new RangeError(`block is ${sizes.block}; a multiple of ${PAGE_TOKENS} is needed`);
 }
 
 /** The caches that {@linkcode open} makes. */
 export interface CacheSizes {
-  /** One cache for each. */
-  kv: readonly KvSpec[];
+  /** One cache for each. Default {@linkcode DEFAULT_KV} alone. */
+  kv?: readonly KvSpec[];
   /** Sequences that run at once. */
   sequences: number;
   /** Slots besides, for sequences that share pages with others. Default none. */
@@ -74,9 +120,10 @@ export interface Opened extends Disposable {
 export async function open(
   model: string | URL | undefined,
   sizes: CacheSizes,
-  options: RuntimeOptions & OpenProgress,
+  options: RuntimeOptions & OpenOptions,
 ): Promise<Opened> {
-  const path = localPath(model ?? EMBEDDED_MODEL), configs = sizes.kv.map((kv) => kvConfig(kv, options));
+  const path = localPath(model ?? EMBEDDED_MODEL),
+    configs = (sizes.kv ?? [DEFAULT_KV]).map((kv) => kvConfig(kv, options));
   const tokenizer = openTokenizer(path), owned = new DisposableStack();
   try {
     const device = owned.use(Device.open(options)), model = owned.use(await openModel(device, path, options));

@@ -4,10 +4,10 @@
  * @module
  */
 
-import { DEFAULT_KV, PAGE_TOKENS } from "../cache/format.ts";
+import { PAGE_TOKENS } from "../cache/format.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { Batch } from "./batch.ts";
-import { effectiveConfig, open, type Opened, type RuntimeOptions } from "./load.ts";
+import { effectiveConfig, type EngineOptions, type EngineSizes, engineSizes, open, type Opened } from "./load.ts";
 import {
   type CacheConfig,
   type EngineConfig,
@@ -18,50 +18,6 @@ import {
 } from "./request.ts";
 import { bf16Bytes } from "./stats.ts";
 import { Validation } from "./validation.ts";
-
-/** What an engine loads, and how much it takes on. Plain data, which can pass between threads. */
-export interface EngineOptions extends RuntimeOptions {
-  /** Model folder. Default: the embedded model. */
-  model?: string;
-  /** Caches on offer, by preset or format; the first is the default. Default {@linkcode DEFAULT_KV} alone. */
-  kv?: readonly string[];
-  /** Sequences of a cache that are answered at once. Default 16. */
-  sequences?: number;
-  /** Requests that may wait for a cache. Default 64. */
-  queue?: number;
-  /** Prefix states that a cache keeps at most; 0 shares nothing. Default 16. */
-  prefixes?: number;
-  /** Tokens of a prompt that attend to each other exactly; a multiple of 64. Prompts share whole blocks. Default 128. */
-  block?: number;
-  /** What to do with a chat where the model has no template: join the messages' texts by blank lines, or refuse. Default "plain". */
-  chatFallback?: "plain" | "refuse";
-}
-
-/** What an engine takes on where nothing is said. */
-export const ENGINE_DEFAULTS: Readonly<Required<Pick<EngineOptions, "sequences" | "queue" | "prefixes" | "block">>> = {
-  sequences: 16,
-  queue: 64,
-  prefixes: 16,
-  block: 128,
-};
-
-/** The sizes in effect. Throws RangeError that names one that cannot be. */
-function sizesOf(options: EngineOptions): typeof ENGINE_DEFAULTS {
-  const { sequences, queue, prefixes, block } = ENGINE_DEFAULTS;
-  const size = (name: keyof typeof ENGINE_DEFAULTS, otherwise: number, least: number): number => {
-    const value = options[name] ?? otherwise;
-    if (Number.isInteger(value) && value >= least) return value;
-    throw new RangeError(`${name} is ${value}; at least ${least} is needed`);
-  };
-  const sizes = {
-    sequences: size("sequences", sequences, 1),
-    queue: size("queue", queue, 0),
-    prefixes: size("prefixes", prefixes, 0),
-    block: size("block", block, PAGE_TOKENS),
-  };
-  if (sizes.block % PAGE_TOKENS === 0) return sizes;
-  throw new RangeError(`block is ${sizes.block}; a multiple of ${PAGE_TOKENS} is needed`);
-}
 
 /** Messages to the engine's thread. */
 export type ToThread =
@@ -119,7 +75,7 @@ class EngineThread {
   #closing = false;
 
   /** Takes over what was opened. */
-  private constructor(port: Port, opened: Opened, options: EngineOptions, sizes: typeof ENGINE_DEFAULTS) {
+  private constructor(port: Port, opened: Opened, options: EngineOptions, sizes: EngineSizes) {
     const { path, model, tokenizer, caches } = opened, { sequences: rows, block, prefixes } = sizes;
     const { chatFallback = "plain" } = options;
     this.#port = port;
@@ -148,7 +104,7 @@ class EngineThread {
   }
 
   static async load(options: EngineOptions, port: Port): Promise<EngineThread> {
-    const sizes = sizesOf(options), { model, kv = [DEFAULT_KV] } = options;
+    const sizes = engineSizes(options), { model, kv } = options;
     const onProgress = (bytes: number, total: number) => port.post({ type: "progress", bytes, total });
     const opened = await open(model, { kv, ...sizes }, { ...options, onProgress });
     try {

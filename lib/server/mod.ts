@@ -29,3 +29,4 @@ export {
   type GenerationRequest,
   type TokenLogprob,
 } from "../engine/request.ts";
+export { ENGINE_DEFAULTS, type EngineSizes } from "../engine/load.ts";
