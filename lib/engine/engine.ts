@@ -14,7 +14,7 @@ import {
 } from "./request.ts";
 import type { FromThread, ToThread } from "./thread.ts";
 
-export type { EngineOptions } from "./host.ts";
+export type { EngineOptions } from "./load.ts";
 
 /** Where an engine is in its life. */
 export type EngineState = "loading" | "ready" | "failed" | "closed";
