@@ -15,6 +15,7 @@ import {
   randomNormal,
   type Sequence,
   Tensor,
+  Transform,
 } from "../lib/ops/mod.ts";
 
 /** Attention sizes of a model. */
@@ -38,7 +39,7 @@ export const SHAPES: readonly Shape[] = [
 /** Positions kept exactly, as by default. */
 const SINKS = 4, WINDOW = 128, RECENT = 192;
 
-/** The Hadamard matrix for all KV heads and the three directions of a quantizer's matrices; it is its own inverse. */
+/** The Hadamard matrix for all KV heads and the three directions of a transform's matrices; it is its own inverse. */
 function denseHadamard(kvHeads: number, n: number): Float32Array {
   const one = hadamard(n), out = new Float32Array(3 * kvHeads * n * n);
   for (let at = 0; at < out.length; at += one.length) out.set(one, at);
@@ -77,6 +78,9 @@ export class FilledLayer implements Disposable {
       using dense = matrices
         ? Tensor.from(device, denseHadamard(kvHeads, headDim), [3, kvHeads, headDim, headDim])
         : null;
+      using transform = bits < 16
+        ? new Transform(device, { kvHeads, headDim, matrices: dense, hadamard: !matrices })
+        : null;
       return keep(
         new Quantizer(device, {
           kvHeads,
@@ -85,8 +89,7 @@ export class FilledLayer implements Disposable {
           bits,
           codebooks,
           codebookHeads: bits === 16 ? 1 : codebookHeads,
-          matrices: dense,
-          hadamard: bits < 16 && !matrices,
+          transform,
           tokenScale: bits < 16 && tokenScale,
         }),
       );

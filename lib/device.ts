@@ -57,7 +57,12 @@ export interface MemoryInfo {
 }
 
 /** Functions that give back what a handle or an address stands for. */
-type Release = "vi_free" | "vi_graph_destroy" | "vi_quantizer_destroy" | "vi_kv_layer_destroy";
+type Release =
+  | "vi_free"
+  | "vi_graph_destroy"
+  | "vi_transform_destroy"
+  | "vi_quantizer_destroy"
+  | "vi_kv_layer_destroy";
 
 /** Something native that belongs to a device and is given back once. */
 export class Resource {

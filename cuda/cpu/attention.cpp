@@ -1,451 +1,154 @@
 // Attention over the cache. A sequence is cut into chunks of 1024 positions, at the same places whatever else the call holds; a chunk of
-// one KV head, for one row or for a few rows of the same slot, is a task: scores of all its positions, softmax, weighted sum of the
-// values. Rows are put together from their chunks in order by log-sum-exp. So a row's bits depend neither on the threads nor on the other
-// rows, with one exception: see `shared_rows`.
+// one KV head, for one row or for a few rows of the same slot, is a task (attention_chunk.h). Rows are put together from their chunks in order by
+// log-sum-exp. So a row's bits depend neither on the threads nor on the other rows, with one exception: see `shared_rows`.
 #include "attention.h"
-#include "kernels.h"
-#include "lookup.h"
-#include "page.h"
-#include <limits>
+#include "attention_chunk.h"
+#include <numbers>
 #include <omp.h>
 
 namespace {
 
-constexpr int chunk_tokens = 1024;
-constexpr int chunk_pages = chunk_tokens / page_tokens;
-constexpr int score_stride = chunk_tokens + 16; // so that the rows do not meet in one set of L1
-constexpr int byte_stride = chunk_tokens + 64;
-constexpr int word_blocks = 4; // pages whose components are looked up at a time: of 64 channels they fill 16 KB of L1
-constexpr int max_queries = 64; // rows x query heads of a task
-constexpr float infinity = std::numeric_limits<float>::infinity();
 // Lookups (lookup.h) serve one row; from so many rows of one slot on it is faster to dequantize a page into L1 once for all of them. Both are
 // within a few 1e-6 of the exact result, but their bits differ. Without lookups either way gives the same bits.
 constexpr int shared_rows = 8;
 
-enum Source { Sinks, Pages, Ring };
-
-struct Range {
-    int begin, end;
-    bool empty() const { return begin >= end; }
-    Range operator&(Range other) const { return {std::max(begin, other.begin), std::min(end, other.end)}; }
-};
-
-struct Row {
-    int slot, tokens;             // tokens seen, 0 for padding
-    int exact_begin, exact_end;   // sinks end at exact_begin, the ring begins at exact_end
-    Range range(Source source) const {
-        return source == Sinks ? Range{0, exact_begin} : source == Pages ? Range{exact_begin, exact_end} : Range{exact_end, tokens};
-    }
-};
-
-struct Group { // consecutive rows of one slot that are computed together
-    int first, rows, chunks;
-};
-
-struct Task {
-    int group, head, chunk;
-    int64_t partial; // where its partial results begin: m [queries], l [queries], acc [queries, head_dim]
-};
-
-struct Scratch { // of one thread
-    alignas(64) float scores[max_queries * score_stride];
-    alignas(64) float tile[max_head_dim * page_tokens];
-    alignas(64) float block[max_queries * page_tokens];
-    alignas(64) float scales[chunk_tokens];
-    alignas(64) uint8_t codes[chunk_pages][64 * page_tokens]; // unpacked, where a code is not a byte
-#if VI_LOOKUP
-    alignas(64) uint8_t tables[max_group][64 * score_table_bytes];
-    float steps[max_group];
-    alignas(64) uint8_t weights[max_group * 3 * byte_stride];
-    alignas(64) int8_t components[4 * byte_stride];
-    QueryDigits digits[max_group];
-    alignas(64) uint8_t words[max_head_dim / 4 * word_blocks * 256];
-#endif
-    int64_t tables_of = -1; // row * kv_heads + head
-};
-
-struct Attention {
-    const vi_kv_layer& layer;
-    int heads, group, dim; // query heads, query heads of a KV head
-    const float* queries;  // transformed, times scale * log2 e; of a group of rows [kv_heads, rows, group, dim]
-    const Row* rows;
-
-    const float* queries_of(const Group& g, int head) const { return queries + (int64_t(g.first) * heads + head * g.rows * group) * dim; }
-
-    Range all(const Group& g, Source source, Range chunk) const {
-        Range out{INT32_MAX, 0};
-        for (int r = g.first; r < g.first + g.rows; r++) {
-            const Range range = rows[r].range(source) & chunk;
-            if (!range.empty()) out = {std::min(out.begin, range.begin), std::max(out.end, range.end)};
-        }
-        return out;
-    }
-
-    const vi_bf16* exact_row(const Group& g, Source source, bool value, int head, int position) const {
-        const int slot = rows[g.first].slot;
-        if (source == Sinks) return (value ? layer.value_sinks : layer.key_sinks) + layer.sink_row(slot, head, position);
-        return (value ? layer.value_recent : layer.key_recent) + layer.recent_row(slot, head, position);
-    }
-
-    // Tiles of the sinks or the ring for positions start .. start + 63, zeros outside of range.
-    void exact_key_tile(float* tile, const Group& g, Source source, int head, int start, Range range) const {
-        for (int t = 0; t < page_tokens; t += kWidth)
-            for (int i = 0; i < dim; i += kWidth) {
-                Vec square[kWidth] = {};
-                for (int k = 0; k < kWidth; k++) {
-                    const int position = start + t + k;
-                    if (position >= range.begin && position < range.end) square[k] = load_bf16(exact_row(g, source, false, head, position) + i);
-                }
-                transpose(square);
-                for (int k = 0; k < kWidth; k++) store(tile + (i + k) * page_tokens + t, square[k]);
-            }
-    }
-
-    void exact_value_tile(float* tile, const Group& g, Source source, int head, int start, Range range) const {
-        for (int t = 0; t < page_tokens; t++) {
-            const bool inside = start + t >= range.begin && start + t < range.end;
-            const vi_bf16* row = inside ? exact_row(g, source, true, head, start + t) : nullptr;
-            for (int i = 0; i < dim; i += kWidth) store(tile + t * dim + i, inside ? load_bf16(row + i) : Vec{});
-        }
-    }
-
-    const uint8_t* page(const Group& g, bool value, int head, int start) const {
-        const int index = layer.page_index(rows[g.first].slot, start);
-        return value ? layer.value_page(index, head) : layer.key_page(index, head);
-    }
-
-    // Fetches a page into L2 a stage ahead: values while their keys are scored, the next chunk's keys while values are summed.
-    static void fetch(const uint8_t* page, const Quantizer& q) {
-        for (int64_t i = 0; i < q.head_bytes(); i += 64) __builtin_prefetch(page + i, 0, 2);
-    }
-
-#if VI_LOOKUP
-    // Codes, as bytes or of 10 bits as they are, and token scales of the pages that hold range; returns their number.
-    int byte_codes(const uint8_t** codes, Scratch& s, const Group& g, bool value, int head, Range range) const {
-        const Quantizer& q = value ? *layer.values : *layer.keys;
-        int count = 0;
-        for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens, count++) {
-            const uint8_t* from = page(g, value, head, start);
-            if (!value) fetch(page(g, true, head, start), *layer.values);
-            else if (start + chunk_tokens < rows[g.first].exact_end) fetch(page(g, false, head, start + chunk_tokens), *layer.keys);
-            codes[count] = q.bits >= 8 ? from : s.codes[count];
-            for (int sub = 0; sub < q.subs() && q.bits < 8; sub++) read_codes(s.codes[count] + sub * page_tokens, from, q, sub);
-            if (q.token_scale) read_scales(s.scales + count * page_tokens, token_scales(from, q));
-        }
-        return count;
-    }
-
-    // Scores of the pages that hold range, by tables.
-    void table_scores_of(Scratch& s, const Group& g, int head, Range chunk, Range range) const {
-        const Quantizer& q = *layer.keys;
-        const float* query = queries_of(g, head);
-        if (s.tables_of != int64_t(g.first) * layer.kv_heads() + head) {
-            s.tables_of = int64_t(g.first) * layer.kv_heads() + head;
-            for (int i = 0; i < group; i++)
-                if (q.bits > 8) s.digits[i].set(query + i * dim, q, head);
-                else s.steps[i] = score_tables(s.tables[i], query + i * dim, q, head);
-        }
-        const int begin = range.begin / page_tokens * page_tokens;
-        const uint8_t* codes[chunk_pages];
-        const int count = byte_codes(codes, s, g, false, head, range);
-        float* const scores = s.scores + begin - chunk.begin;
-        if (q.bits > 8) {
-            for (int b = 0; b < count; b += word_blocks) {
-                const int blocks = std::min(word_blocks, count - b);
-                for (int sub = 0; sub < q.subs(); sub++)
-                    look_up_words(s.words + sub * word_blocks * 256, s.components, byte_stride, q.components_of(head, sub), codes + b, blocks, q.subs(), sub);
-                for (int i = 0; i < group; i++)
-                    for (int c = 0; c < blocks; c++)
-                        word_scores(scores + i * score_stride + (b + c) * page_tokens, s.words + c * 256, word_blocks * 256, s.digits[i],
-                                    q.token_scale ? s.scales + (b + c) * page_tokens : nullptr, q.subs());
-            }
-        } else {
-            for (int i = 0; i < group; i++) // one query's tables stay in L1
-                for (int b = 0; b < count; b += 2) {
-                    float* to = scores + i * score_stride + b * page_tokens;
-                    const float* scales = q.token_scale ? s.scales + b * page_tokens : nullptr;
-                    if (b + 1 < count) table_scores<2>(to, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
-                    else table_scores<1>(to, s.tables[i], codes + b, scales, q.subs(), s.steps[i]);
-                }
-        }
-        for (int i = 0; i < group; i++) {
-            float* row = scores + i * score_stride;
-            std::fill(row, row + range.begin - begin, -infinity);
-            std::fill(row + range.end - begin, row + count * page_tokens, -infinity);
-        }
-    }
-
-    void table_values_of(Scratch& s, float* acc, const Group& g, int head, Range chunk, Range range) const {
-        const Quantizer& q = *layer.values;
-        const int begin = range.begin / page_tokens * page_tokens;
-        const uint8_t* codes[chunk_pages];
-        const int count = byte_codes(codes, s, g, true, head, range);
-        float units[max_group];
-        for (int i = 0; i < group; i++) {
-            alignas(64) float w[chunk_tokens];
-            const float* from = s.scores + i * score_stride + begin - chunk.begin;
-            std::fill(w, w + range.begin - begin, 0.0f);
-            for (int t = range.begin - begin; t < range.end - begin; t++) w[t] = q.token_scale ? from[t] * s.scales[t] : from[t];
-            std::fill(w + range.end - begin, w + count * page_tokens, 0.0f);
-            units[i] = weight_planes(s.weights + i * 3 * byte_stride, byte_stride, w, count * page_tokens);
-        }
-        table_values(acc, s.components, s.weights, byte_stride, units, group, codes, count, q, head);
-    }
-#endif
-
-    // s.scores[query][position - chunk.begin], -infinity where a row does not look.
-    void scores(Scratch& s, const Group& g, int head, Range chunk) const {
-        const Quantizer& q = *layer.keys;
-        const float* query = queries_of(g, head);
-        const int count = g.rows * group, width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
-        for (int i = 0; i < count; i++) { // the sources below fill the rest
-            const int seen = std::clamp(rows[g.first + i / group].tokens - chunk.begin, 0, chunk.end - chunk.begin);
-            std::fill(s.scores + i * score_stride + seen, s.scores + i * score_stride + width, -infinity);
-        }
-        for (Source source : {Pages, Sinks, Ring}) {
-            const Range range = all(g, source, chunk);
-            if (range.empty()) continue;
-#if VI_LOOKUP
-            if (source == Pages && q.bits <= 10 && g.rows == 1) {
-                table_scores_of(s, g, head, chunk, range);
-                continue;
-            }
-#endif
-            for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens) {
-                const uint8_t* keys = source == Pages ? page(g, false, head, start) : nullptr;
-                if (keys && g.rows == 1 && q.codebook_parts <= 1) {
-                    page_scores(s.block, page_tokens, query, group, keys, page(g, true, head, start), q, head);
-                    if (layer.values->coded()) fetch(page(g, true, head, start), *layer.values);
-                } else {
-                    if (keys) key_tile(s.tile, keys, q, head);
-                    else exact_key_tile(s.tile, g, source, head, start, range);
-                    multiply(s.block, page_tokens, query, dim, s.tile, page_tokens, count, page_tokens, dim, false);
-                }
-                const bool scaled = keys && q.token_scale;
-                if (scaled) read_scales(s.scales, token_scales(keys, q));
-                for (int i = 0; i < count; i++) {
-                    const Range own = rows[g.first + i / group].range(source) & Range{start, std::min(start + page_tokens, chunk.end)};
-                    float *to = s.scores + i * score_stride - chunk.begin, *from = s.block + i * page_tokens - start;
-                    for (int t = own.begin; t < own.end; t++) to[t] = scaled ? from[t] * s.scales[t - start] : from[t];
-                }
-            }
-        }
-    }
-
-    // acc [queries, dim] = sum over positions of weight and value, the weights in s.scores.
-    void values(Scratch& s, float* acc, const Group& g, int head, Range chunk) const {
-        const Quantizer& q = *layer.values;
-        const int count = g.rows * group;
-        std::fill_n(acc, count * dim, 0.0f);
-        for (Source source : {Pages, Sinks, Ring}) {
-            const Range range = all(g, source, chunk);
-            if (range.empty()) continue;
-#if VI_LOOKUP
-            if (source == Pages && q.bits <= 10 && g.rows == 1) {
-                table_values_of(s, acc, g, head, chunk, range);
-                continue;
-            }
-#endif
-            for (int start = range.begin / page_tokens * page_tokens; start < range.end; start += page_tokens) {
-                const Range inside = range & Range{start, start + page_tokens};
-                const uint8_t* values = source == Pages ? page(g, true, head, start) : nullptr;
-                const bool scaled = values && q.token_scale, direct = values && g.rows == 1 && q.codebook_parts <= 1;
-                if (scaled) read_scales(s.scales, token_scales(values, q));
-                for (int i = 0; i < count && !(direct && !scaled); i++) { // the weights of this source
-                    Range own = rows[g.first + i / group].range(source) & inside;
-                    if (own.empty()) own = {start, start};
-                    float *to = s.block + i * page_tokens - start, *from = s.scores + i * score_stride - chunk.begin;
-                    std::fill(to + start, to + own.begin, 0.0f);
-                    for (int t = own.begin; t < own.end; t++) to[t] = scaled ? from[t] * s.scales[t - start] : from[t];
-                    std::fill(to + own.end, to + start + page_tokens, 0.0f);
-                }
-                if (direct) {
-                    const float* w = scaled ? s.block : s.scores + start - chunk.begin;
-                    const int ahead = start + chunk_tokens;
-                    const uint8_t* next = ahead < rows[g.first].exact_end ? page(g, false, head, ahead) : values;
-                    if (layer.keys->coded()) fetch(next, *layer.keys);
-                    page_values(acc, w, scaled ? page_tokens : score_stride, group, values, next, q, head, inside.begin - start, inside.end - start);
-                    continue;
-                }
-                if (values) value_tile(s.tile, values, q, head, inside.begin - start, inside.end - start);
-                else exact_value_tile(s.tile, g, source, head, start, range);
-                multiply(acc, dim, s.block, page_tokens, s.tile, dim, count, dim, page_tokens, true);
-            }
-        }
-    }
-
-    void run(Scratch& s, float* partial, const Group& g, const Task& task) const {
-        const int queries_count = g.rows * group;
-        int tokens = 0;
-        for (int r = g.first; r < g.first + g.rows; r++) tokens = std::max(tokens, rows[r].tokens);
-        const Range chunk{task.chunk * chunk_tokens, std::min(tokens, (task.chunk + 1) * chunk_tokens)};
-        scores(s, g, task.head, chunk);
-        const int width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
-        for (int i = 0; i < queries_count; i++) {
-            constexpr int strip = page_tokens / kWidth; // independent chains
-            float* row = s.scores + i * score_stride;
-            Vec most[strip], total[strip];
-            for (int v = 0; v < strip; v++) most[v] = splat(-infinity), total[v] = Vec{};
-            for (int t = 0; t < width; t += page_tokens)
-#pragma GCC unroll 8
-                for (int v = 0; v < strip; v++) {
-                    const Vec x = load(row + t + v * kWidth);
-                    most[v] = x > most[v] ? x : most[v];
-                }
-            float m = -infinity;
-            for (int v = 0; v < strip; v++) m = std::max(m, maximum(most[v]));
-            // m is -infinity where the row ends before this chunk, or all its scores are NaN
-            const Vec shift = splat(m == -infinity ? 0.0f : m);
-            for (int t = 0; t < width; t += page_tokens)
-#pragma GCC unroll 8
-                for (int v = 0; v < strip; v++) {
-                    const Vec x = exp2_vec(load(row + t + v * kWidth) - shift);
-                    total[v] += x;
-                    store(row + t + v * kWidth, x);
-                }
-            partial[i] = m;
-            for (int v = 1; v < strip; v++) total[0] += total[v];
-            partial[queries_count + i] = sum(total[0]);
-        }
-        values(s, partial + 2 * queries_count, g, task.head, chunk);
-    }
-
-    // Puts the chunks of one query together: M = max m_c, out = sum 2^(m_c - M) acc_c / sum 2^(m_c - M) l_c, c in order.
-    float merge(float* out, const float* results, const Task* tasks, int chunks, int queries_count, int query) const {
-        float most = -infinity, total = 0;
-        for (int c = 0; c < chunks; c++) most = std::max(most, results[tasks[c].partial + query]);
-        std::fill_n(out, dim, 0.0f);
-        for (int c = 0; c < chunks; c++) {
-            const float* partial = results + tasks[c].partial;
-            const float factor = most == -infinity ? 1.0f : std::exp2(partial[query] - most);
-            const float* acc = partial + 2 * queries_count + query * dim;
-            total += factor * partial[queries_count + query];
-            for (int i = 0; i < dim; i++) out[i] += factor * acc[i];
-        }
-        const float inverse = 1 / total;
-        for (int i = 0; i < dim; i++) out[i] *= inverse;
-        return most + std::log2(total);
-    }
-};
-
-} // namespace
-
-int32_t attend(vi_context* context, const char* name, float* out, float* lse, const float* q, const vi_kv_layer* layer, const int32_t* slots,
-               const int32_t* positions, float scale, int rows, int heads, int64_t stride) {
-    const int kv_heads = layer->kv_heads(), dim = layer->head_dim(), group = heads / kv_heads;
-    std::vector<Row> ranges(rows);
-    for (int r = 0; r < rows; r++) {
+// What each row sees; its slot, position and pages are checked.
+int32_t read_rows(vi_context* context, const char* name, std::vector<Row>& out, const vi_kv_layer* layer, const int32_t* slots, const int32_t* positions) {
+    for (size_t r = 0; r < out.size(); r++) {
         if (positions[r] < 0) continue;
         const int slot = slots[r], tokens = positions[r] + 1;
-        VI_REQUIRE(context, slot >= 0 && slot < layer->slots, "%s: row %d: slot %d is outside the %d slots", name, r, slot, layer->slots);
-        VI_REQUIRE(context, positions[r] < layer->capacity(), "%s: slot %d, position %d: a slot holds %lld", name, slot, positions[r],
-                   static_cast<long long>(layer->capacity()));
+        VI_CHECK(check_position(context, name, layer, static_cast<int>(r), slot, positions[r]));
         const int begin = std::min(layer->sinks, tokens);
         const int end = std::max(begin, std::min(tokens, std::max(tokens - layer->window, layer->exact_from[slot])));
-        ranges[r] = {slot, tokens, begin, end};
+        out[r] = {slot, tokens, begin, end};
         if (begin < end)
             for (int page = begin / page_tokens; page <= (end - 1) / page_tokens; page++)
-                if (const int32_t status = check_page(context, name, layer, slot, std::max(begin, page * page_tokens))) return status;
+                VI_CHECK(check_page(context, name, layer, slot, std::max(begin, page * page_tokens)));
     }
+    return VI_OK;
+}
 
+// Rows that follow each other in one slot, some of them together. group: query heads of a KV head.
+std::vector<Group> groups_of(const std::vector<Row>& rows, const vi_kv_layer* layer, int group) {
     std::vector<Group> groups;
     const bool tables = VI_LOOKUP && (layer->keys->bits <= 10 || layer->values->bits <= 10);
-    for (int first = 0; first < rows;) {
+    const int count = static_cast<int>(rows.size());
+    for (int first = 0; first < count;) {
         int last = first + 1;
-        if (ranges[first].tokens)
-            while (last < rows && ranges[last].tokens && ranges[last].slot == ranges[first].slot) last++;
+        if (rows[first].tokens)
+            while (last < count && rows[last].tokens && rows[last].slot == rows[first].slot) last++;
         const int most = tables && last - first < shared_rows ? 1 : std::max(1, max_queries / group);
         for (int r = first; r < last; r += most) {
             Group g{r, std::min(most, last - r), 0};
-            for (int i = r; i < r + g.rows; i++) g.chunks = std::max(g.chunks, (ranges[i].tokens + chunk_tokens - 1) / chunk_tokens);
+            for (int i = r; i < r + g.rows; i++) g.chunks = std::max(g.chunks, (rows[i].tokens + chunk_tokens - 1) / chunk_tokens);
             groups.push_back(g);
         }
         first = last;
     }
+    return groups;
+}
 
+// Queries as Attention has them.
+std::vector<float> transformed_queries(vi_context* context, const float* q, const std::vector<Group>& groups, const vi_kv_layer* layer, float scale, int rows,
+                                       int heads, int64_t stride) {
+    const int kv_heads = layer->kv_heads, dim = layer->head_dim, group = heads / kv_heads;
+    const float factor = scale * std::numbers::log2e_v<float>;
     std::vector<float> queries(int64_t(rows) * heads * dim);
-#pragma omp parallel for collapse(2) num_threads(context->threads_for(int64_t(rows) * heads * layer->keys->transform_work()))
+#pragma omp parallel for collapse(2) num_threads(context->threads_for(int64_t(rows) * heads * layer->keys->transform->work()))
     for (size_t n = 0; n < groups.size(); n++)
         for (int head = 0; head < kv_heads; head++) {
             const Group& g = groups[n];
             for (int row = 0; row < g.rows && g.chunks; row++) {
                 float* to = queries.data() + (int64_t(g.first) * heads + (head * g.rows + row) * group) * dim;
-                layer->keys->transform(to, dim, q + (g.first + row) * stride + int64_t(head) * group * dim, dim, group, head, 1);
-                for (int d = 0; d < group * dim; d++) to[d] *= scale * log2_e;
+                layer->keys->transform->apply(to, dim, q + (g.first + row) * stride + int64_t(head) * group * dim, dim, group, head, VI_TRANSFORM_QUERY);
+                for (int d = 0; d < group * dim; d++) to[d] *= factor;
             }
         }
+    return queries;
+}
 
-    const Attention attention{*layer, heads, group, dim, queries.data(), ranges.data()};
+// The tasks of some groups, as many as keep the partial results within 64 MB, or one group's.
+struct Slab {
+    size_t begin, end; // of the groups
+    std::vector<Task> tasks;
+    std::vector<size_t> first_task; // of each group
+    int64_t floats = 0, work = 0;
+
+    Slab(const Attention& a, const std::vector<Group>& groups, size_t begin) : begin(begin), end(begin) {
+        for (; end < groups.size() && (end == begin || floats < 16 << 20); end++) {
+            const Group& g = groups[end];
+            first_task.push_back(tasks.size());
+            for (int head = 0; head < a.layer.kv_heads; head++)
+                for (int c = 0; c < g.chunks; c++) {
+                    tasks.push_back({static_cast<int>(end), head, c, floats});
+                    floats += int64_t(g.rows) * a.group * (a.dim + 2);
+                }
+            for (int r = g.first; r < g.first + g.rows; r++) work += int64_t(a.rows[r].tokens) * a.heads * a.dim;
+        }
+    }
+};
+
+// Outputs and log-sums of a group's rows and one KV head from their chunks, which begin at `own`.
+void merge_group(float* out, float* lse, const Attention& a, const float* results, const Task* own, const Group& g, int head) {
+    for (int row = g.first; row < g.first + g.rows; row++) {
+        const int64_t first = int64_t(row) * a.heads + head * a.group;
+        const int tokens = a.rows[row].tokens, chunks = (tokens + chunk_tokens - 1) / chunk_tokens;
+        float* to = out + first * a.dim;
+        if (!tokens) std::fill_n(to, a.group * a.dim, 0.0f);
+        for (int i = 0; i < a.group; i++) {
+            const int query = (row - g.first) * a.group + i;
+            const float log_sum = tokens ? a.merge(to + i * a.dim, results, own, chunks, g.rows * a.group, query) : -infinity;
+            if (lse) lse[first + i] = log_sum;
+        }
+        if (tokens) a.layer.values->transform->apply(to, a.dim, to, a.dim, a.group, head, VI_TRANSFORM_INVERSE);
+    }
+}
+
+} // namespace
+
+int32_t attend(vi_context* context, const char* name, float* out, float* lse, const float* q, const vi_kv_layer* layer, const int32_t* slots,
+               const int32_t* positions, float scale, int rows, int heads, int64_t stride) {
+    const int kv_heads = layer->kv_heads, group = heads / kv_heads;
+    std::vector<Row> seen(rows);
+    VI_CHECK(read_rows(context, name, seen, layer, slots, positions));
+    const std::vector<Group> groups = groups_of(seen, layer, group);
+    const std::vector<float> queries = transformed_queries(context, q, groups, layer, scale, rows, heads, stride);
+    const Attention attention{*layer, heads, group, layer->head_dim, queries.data(), seen.data()};
     static thread_local std::vector<std::unique_ptr<Scratch>> scratch; // kept from call to call
     static thread_local std::vector<float> partials;
     while (static_cast<int>(scratch.size()) < context->threads) scratch.emplace_back(new Scratch);
     for (auto& s : scratch) s->tables_of = -1;
     std::unique_ptr<Scratch>* const scratches = scratch.data();
 
-    // Groups are taken in slabs so that the partial results stay within 64 MB, or one group's.
-    for (size_t next = 0; next < groups.size();) {
-        std::vector<Task> tasks;
-        int64_t floats = 0, work = 0;
-        const size_t start = next;
-        std::vector<size_t> first_task;
-        for (; next < groups.size() && (next == start || floats < 16 << 20); next++) {
-            const Group& g = groups[next];
-            first_task.push_back(tasks.size());
-            for (int head = 0; head < kv_heads; head++)
-                for (int c = 0; c < g.chunks; c++) {
-                    tasks.push_back({static_cast<int>(next), head, c, floats});
-                    floats += int64_t(g.rows) * group * (dim + 2);
-                }
-            for (int r = g.first; r < g.first + g.rows; r++) work += int64_t(ranges[r].tokens) * heads * dim;
-        }
-        if (static_cast<int64_t>(partials.size()) < floats) partials.resize(floats);
+    for (size_t begin = 0; begin < groups.size();) {
+        const Slab slab(attention, groups, begin);
+        if (static_cast<int64_t>(partials.size()) < slab.floats) partials.resize(slab.floats);
         float* const results = partials.data();
-        const int threads = context->threads_for(work);
+        const int threads = context->threads_for(slab.work);
         // Tasks in a row mostly belong to one row and head, whose tables a thread then builds once.
-        const int grain = std::max<int>(1, static_cast<int>(tasks.size()) / (threads * 4));
+        const int grain = std::max<int>(1, static_cast<int>(slab.tasks.size()) / (threads * 4));
 #pragma omp parallel num_threads(threads)
         {
 #pragma omp for schedule(dynamic, grain)
-            for (size_t i = 0; i < tasks.size(); i++)
-                attention.run(*scratches[omp_get_thread_num()], results + tasks[i].partial, groups[tasks[i].group], tasks[i]);
+            for (size_t i = 0; i < slab.tasks.size(); i++) {
+                const Task& task = slab.tasks[i];
+                attention.run(*scratches[omp_get_thread_num()], results + task.partial, groups[task.group], task);
+            }
 #pragma omp for collapse(2) schedule(static)
-            for (size_t n = start; n < next; n++)
-                for (int head = 0; head < kv_heads; head++) {
-                    const Group& g = groups[n];
-                    for (int row = g.first; row < g.first + g.rows; row++) {
-                        float* to = out + (int64_t(row) * heads + head * group) * dim;
-                        const Task* own = tasks.data() + first_task[n - start] + head * g.chunks;
-                        const int chunks = (ranges[row].tokens + chunk_tokens - 1) / chunk_tokens;
-                        if (!ranges[row].tokens) std::fill_n(to, group * dim, 0.0f);
-                        for (int i = 0; i < group; i++) {
-                            const int query = (row - g.first) * group + i;
-                            const float log_sum = ranges[row].tokens ? attention.merge(to + i * dim, results, own, chunks, g.rows * group, query) : -infinity;
-                            if (lse) lse[row * heads + head * group + i] = log_sum;
-                        }
-                        if (ranges[row].tokens) layer->values->transform(to, dim, to, dim, group, head, 2);
-                    }
-                }
+            for (size_t n = slab.begin; n < slab.end; n++)
+                for (int head = 0; head < kv_heads; head++)
+                    merge_group(out, lse, attention, results, slab.tasks.data() + slab.first_task[n - slab.begin] + head * groups[n].chunks, groups[n], head);
         }
+        begin = slab.end;
     }
     return VI_OK;
 }
 
 extern "C" int32_t vi_attention(vi_context* context, float* out, const float* q, const vi_kv_layer* layer, const int32_t* slots, const int32_t* positions,
-                                float scale, int32_t rows, int32_t heads, int32_t stride) {
-    const char* name = "vi_attention";
-    VI_CONTEXT(context);
-    VI_POINTER(context, "vi_attention", layer);
-    const int kv_heads = layer->kv_heads(), dim = layer->head_dim();
-    VI_REQUIRE(context, rows >= 0, "%s: rows is %d", name, rows);
-    VI_REQUIRE(context, heads >= 1 && heads % kv_heads == 0 && heads / kv_heads <= max_group,
-               "%s: heads is %d: 1 to %d times the %d KV heads", name, heads, max_group, kv_heads);
-    VI_REQUIRE(context, int64_t(heads) * dim <= stride, "%s: stride is %d, less than heads * head_dim", name, stride);
+                                float scale, int32_t rows, int32_t heads, int32_t stride) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_attention(context, __func__, out, q, shape_of(layer), slots, positions, rows, heads, stride));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_attention", out);
-    VI_POINTER(context, "vi_attention", q);
-    VI_POINTER(context, "vi_attention", slots);
-    VI_POINTER(context, "vi_attention", positions);
     VI_RECORD(context, vi_attention(context, out, q, layer, slots, positions, scale, rows, heads, stride));
-    VI_TRY { return attend(context, name, out, nullptr, q, layer, slots, positions, scale, rows, heads, stride); }
-    VI_CATCH(context, "vi_attention")
-}
+    return attend(context, __func__, out, nullptr, q, layer, slots, positions, scale, rows, heads, stride);
+} VI_CATCH(context)

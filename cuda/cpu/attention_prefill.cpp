@@ -7,6 +7,7 @@
 #include "tile.h"
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 namespace {
 
@@ -44,7 +45,7 @@ template <class T> struct Prompt {
         float most[max_queries], total[max_queries];
         for (int i = 0; i < queries; i++) {
             const float* from = q + (row + i / group) * q_stride + (head * group + i % group) * int64_t(dim);
-            for (int d = 0; d < dim; d++) query[i * dim + d] = from[d] * (scale * log2_e);
+            for (int d = 0; d < dim; d++) query[i * dim + d] = from[d] * (scale * std::numbers::log2e_v<float>);
             most[i] = -infinity, total[i] = 0;
         }
         std::fill_n(acc, queries * dim, 0.0f);
@@ -100,63 +101,42 @@ template <class T> struct Prompt {
 
 extern "C" int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer,
                                         float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads,
-                                        int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype) {
-    const char* name = "vi_attention_prefill";
-    VI_CONTEXT(context);
-    if (head_dim != 64 && head_dim != 128) return context->fail(VI_UNSUPPORTED, "%s: head_dim %d is not supported: 64 and 128 are", name, head_dim);
-    VI_REQUIRE(context, rows >= 0 && first >= 0 && past >= 0, "%s: rows is %d, first %d, past %d", name, rows, first, past);
-    VI_REQUIRE(context, int64_t(first) + rows + past <= INT32_MAX, "%s: past + first + rows does not fit int32", name);
-    VI_REQUIRE(context, kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0 && heads / kv_heads <= 16,
-               "%s: heads is %d: 1 to %d times the %d KV heads", name, heads, max_group, kv_heads);
-    VI_REQUIRE(context, int64_t(heads) * head_dim <= q_stride, "%s: q_stride is %d, less than heads * head_dim", name, q_stride);
-    VI_REQUIRE(context, int64_t(kv_heads) * head_dim <= kv_stride, "%s: kv_stride is %d, less than kv_heads * head_dim", name, kv_stride);
-    VI_REQUIRE(context, past == 0 || layer, "%s: layer is NULL and past is %d", name, past);
-    VI_REQUIRE(context, !layer || (layer->kv_heads() == kv_heads && layer->head_dim() == head_dim), "%s: the layer has %d KV heads of %d, not %d of %d",
-               name, layer->kv_heads(), layer->head_dim(), kv_heads, head_dim);
-    VI_REQUIRE(context, kv_dtype == VI_F32 || kv_dtype == VI_BF16, "%s: kv_dtype is %d, not f32 (0) or bf16 (1)", name, kv_dtype);
-    VI_REQUIRE(context, kv_dtype == VI_F32 || (kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(keys) % 16 == 0 && reinterpret_cast<uintptr_t>(values) % 16 == 0),
-               "%s: rows of bf16 keys and values begin at multiples of 16 bytes: kv_stride is %d", name, kv_stride);
+                                        int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_attention_prefill(context, __func__, out, q, keys, values, shape_of(layer), slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
+                                     kv_stride, kv_dtype));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_attention_prefill", out);
-    VI_POINTER(context, "vi_attention_prefill", q);
-    VI_POINTER(context, "vi_attention_prefill", keys);
-    VI_POINTER(context, "vi_attention_prefill", values);
     VI_RECORD(context, vi_attention_prefill(context, out, q, keys, values, layer, scale, slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
                                             kv_stride, kv_dtype));
-    VI_TRY {
-        const int64_t count = int64_t(rows) * heads;
-        std::vector<float> lse(count), past_out, past_lse;
-        if (past > 0) { // first, for it may refuse
-            past_out.resize(count * head_dim), past_lse.resize(count);
-            const std::vector<int32_t> slots(rows, slot), positions(rows, past - 1);
-            if (const int32_t status = attend(context, name, past_out.data(), past_lse.data(), q, layer, slots.data(), positions.data(), scale, rows,
-                                              heads, q_stride))
-                return status;
-        }
-        const int block = max_queries / (heads / kv_heads), blocks = (rows + block - 1) / block;
-        const int threads = context->threads_for(count * (first + rows / 2) * head_dim);
-        const auto run = [&](const auto* k, const auto* v) {
-            const Prompt prompt{q, k, v, scale, first, rows, heads, kv_heads, head_dim, q_stride, kv_stride};
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
-            for (int task = blocks * kv_heads - 1; task >= 0; task--) { // the last rows see most: first
-                const int row = task / kv_heads * block;
-                prompt.block(out, lse.data(), row, std::min(block, rows - row), task % kv_heads);
-            }
-        };
-        if (kv_dtype == VI_F32) run(static_cast<const float*>(keys), static_cast<const float*>(values));
-        else run(static_cast<const vi_bf16*>(keys), static_cast<const vi_bf16*>(values));
-        if (past > 0) { // out = (2^lse out + 2^past_lse past_out) / (2^lse + 2^past_lse)
-#pragma omp parallel for num_threads(context->threads_for(count * head_dim))
-            for (int64_t i = 0; i < count; i++) {
-                const float weight = 1 / (1 + std::exp2(past_lse[i] - lse[i]));
-                const float past_weight = 1 / (1 + std::exp2(lse[i] - past_lse[i]));
-                for (int d = 0; d < head_dim; d++) {
-                    float& x = out[i * head_dim + d];
-                    x = weight * x + past_weight * past_out[i * head_dim + d];
-                }
-            }
-        }
-        return VI_OK;
+    const int64_t count = int64_t(rows) * heads;
+    std::vector<float> lse(count), past_out, past_lse;
+    if (past > 0) { // first, for it may refuse
+        past_out.resize(count * head_dim), past_lse.resize(count);
+        const std::vector<int32_t> slots(rows, slot), positions(rows, past - 1);
+        VI_CHECK(attend(context, __func__, past_out.data(), past_lse.data(), q, layer, slots.data(), positions.data(), scale, rows, heads, q_stride));
     }
-    VI_CATCH(context, "vi_attention_prefill")
-}
+    const int block = max_queries / (heads / kv_heads), blocks = (rows + block - 1) / block;
+    const int threads = context->threads_for(count * (first + rows / 2) * head_dim);
+    const auto run = [&](const auto* k, const auto* v) {
+        const Prompt prompt{q, k, v, scale, first, rows, heads, kv_heads, head_dim, q_stride, kv_stride};
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+        for (int task = blocks * kv_heads - 1; task >= 0; task--) { // the last rows see most: first
+            const int row = task / kv_heads * block;
+            prompt.block(out, lse.data(), row, std::min(block, rows - row), task % kv_heads);
+        }
+    };
+    if (kv_dtype == VI_F32) run(static_cast<const float*>(keys), static_cast<const float*>(values));
+    else run(static_cast<const vi_bf16*>(keys), static_cast<const vi_bf16*>(values));
+    if (past > 0) { // out = (2^lse out + 2^past_lse past_out) / (2^lse + 2^past_lse)
+#pragma omp parallel for num_threads(context->threads_for(count * head_dim))
+        for (int64_t i = 0; i < count; i++) {
+            const float weight = 1 / (1 + std::exp2(past_lse[i] - lse[i]));
+            const float past_weight = 1 / (1 + std::exp2(lse[i] - past_lse[i]));
+            for (int d = 0; d < head_dim; d++) {
+                float& x = out[i * head_dim + d];
+                x = weight * x + past_weight * past_out[i * head_dim + d];
+            }
+        }
+    }
+    return VI_OK;
+} VI_CATCH(context)

@@ -1,17 +1,11 @@
 // The library, the context and its errors.
 #include "context.h"
+#include "common/text.h"
 #include <cstdlib>
 #include <fstream>
 #include <omp.h>
 
 namespace {
-
-// Copies text with its NUL, cut to the capacity.
-void write(uint8_t* out, int32_t capacity, const std::string& text) {
-    const size_t size = std::min<size_t>(text.size(), capacity - 1);
-    std::memcpy(out, text.data(), size);
-    out[size] = 0;
-}
 
 std::string processor() {
     std::ifstream file("/proc/cpuinfo");
@@ -20,15 +14,6 @@ std::string processor() {
         if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
     }
     return "unknown processor";
-}
-
-std::string quoted(const std::string& text) {
-    std::string out = "\"";
-    for (const char c : text) {
-        if (c == '"' || c == '\\') out += '\\';
-        if (static_cast<unsigned char>(c) >= ' ') out += c;
-    }
-    return out + '"';
 }
 
 #if defined(__x86_64__)
@@ -70,45 +55,38 @@ int32_t vi_context_create(uint8_t* out, int32_t device, int32_t threads) {
     vi_context* context = new (std::nothrow) vi_context;
     std::memcpy(out, &context, sizeof context);
     if (!context) return VI_OUT_OF_MEMORY;
-    VI_TRY {
-        if (device != 0) return context->fail(VI_NO_DEVICE, "vi_context_create: device is %d, vecinfer_cpu has device 0 only", device);
-        VI_REQUIRE(context, threads >= 0 && threads <= 1024, "vi_context_create: threads is %d, not in 0..1024", threads);
-        context->threads = threads ? threads : std::max(1, omp_get_num_procs()); // those the affinity mask allows
-        return VI_OK;
-    }
-    VI_CATCH(context, "vi_context_create")
+    if (device != 0) return context->fail(VI_NO_DEVICE, "%s: device is %d, vecinfer_cpu has device 0 only", __func__, device);
+    VI_WITHIN(context, __func__, threads, 0, 1024);
+    context->threads = threads ? threads : std::max(1, omp_get_num_procs()); // those the affinity mask allows
+    return VI_OK;
 }
 
 int32_t vi_context_destroy(vi_context* context) {
-    VI_CONTEXT(context);
+    VI_OPEN(context);
     for (const auto& [address, bytes] : context->allocations) std::free(address);
-    delete context->recording;
     delete context;
     return VI_OK;
 }
 
 int32_t vi_last_error(vi_context* context, uint8_t* out, int32_t capacity) {
-    VI_CONTEXT(context);
-    if (!out || capacity < 1) return VI_INVALID_ARGUMENT;
-    write(out, capacity, context->error);
+    if (!context || !out || capacity < 1) return VI_INVALID_ARGUMENT;
+    write_text(out, capacity, context->error);
     return VI_OK;
 }
 
-int32_t vi_device_info(vi_context* context, uint8_t* out, int32_t capacity) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_POINTER(context, "vi_device_info", out);
-        const std::string text = "{\"library\":\"vecinfer_cpu\",\"device\":" + quoted(processor()) + ",\"compute\":\"" + architecture +
-                                 "\",\"threads\":" + std::to_string(context->threads) + ",\"instructions\":\"" + instructions + "\"}";
-        VI_REQUIRE(context, capacity > static_cast<int64_t>(text.size()), "vi_device_info: capacity is %d, needs %zu", capacity, text.size() + 1);
-        write(out, capacity, text);
-        return VI_OK;
-    }
-    VI_CATCH(context, "vi_device_info")
-}
+int32_t vi_device_info(vi_context* context, uint8_t* out, int32_t capacity) VI_TRY {
+    VI_OPEN(context);
+    VI_POINTER(context, __func__, out);
+    const std::string text = "{\"library\":\"vecinfer_cpu\",\"device\":" + quoted(processor()) + ",\"compute\":\"" + architecture +
+                             "\",\"threads\":" + std::to_string(context->threads) + ",\"instructions\":\"" + instructions + "\"}";
+    VI_REQUIRE(context, capacity > static_cast<int64_t>(text.size()), "%s: capacity is %d, needs %zu", __func__, capacity, text.size() + 1);
+    write_text(out, capacity, text);
+    return VI_OK;
+} VI_CATCH(context)
 
 int32_t vi_synchronize(vi_context* context) {
-    VI_NOT_RECORDED(context, "vi_synchronize");
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
     return VI_OK;
 }
 

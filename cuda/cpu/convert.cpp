@@ -27,20 +27,13 @@ template <class Out> void convert_from(vi_context* context, void* out, const voi
 
 } // namespace
 
-extern "C" int32_t vi_convert(vi_context* context, void* out, const void* in, int32_t out_dtype, int32_t in_dtype, int64_t count) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        for (const int32_t dtype : {out_dtype, in_dtype})
-            VI_REQUIRE(context, dtype == VI_F32 || dtype == VI_BF16 || dtype == VI_F16, "vi_convert: dtype is %d, not f32 (0), bf16 (1) or f16 (2)", dtype);
-        VI_REQUIRE(context, count >= 0, "vi_convert: count is %lld, not at least 0", static_cast<long long>(count));
-        if (count == 0) return VI_OK;
-        VI_POINTER(context, "vi_convert", out);
-        VI_POINTER(context, "vi_convert", in);
-        VI_RECORD(context, vi_convert(context, out, in, out_dtype, in_dtype, count));
-        if (out_dtype == VI_F32) convert_from<float>(context, out, in, in_dtype, count);
-        else if (out_dtype == VI_BF16) convert_from<vi_bf16>(context, out, in, in_dtype, count);
-        else convert_from<f16>(context, out, in, in_dtype, count);
-        return VI_OK;
-    }
-    VI_CATCH(context, "vi_convert")
-}
+extern "C" int32_t vi_convert(vi_context* context, void* out, const void* in, int32_t out_dtype, int32_t in_dtype, int64_t count) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_convert(context, __func__, out, in, out_dtype, in_dtype, count));
+    if (count == 0) return VI_OK;
+    VI_RECORD(context, vi_convert(context, out, in, out_dtype, in_dtype, count));
+    if (out_dtype == VI_F32) convert_from<float>(context, out, in, in_dtype, count);
+    else if (out_dtype == VI_BF16) convert_from<vi_bf16>(context, out, in, in_dtype, count);
+    else convert_from<f16>(context, out, in, in_dtype, count);
+    return VI_OK;
+} VI_CATCH(context)

@@ -2,6 +2,7 @@
 #pragma once
 #include "context.h"
 #include <limits>
+#include <numbers>
 
 typedef double Vec8 __attribute__((vector_size(64)));
 typedef int64_t Vec8Int __attribute__((vector_size(64)));
@@ -33,7 +34,7 @@ inline Vec8 exponential(Vec8 x) {
     const Vec8 magic = Vec8{} + 0x1.8p52; // adding it rounds to an integer
     const Vec8Int zero = x < -700.0;
     x = zero ? Vec8{} : x;
-    const Vec8 shifted = x * 1.4426950408889634 + magic, i = shifted - magic;
+    const Vec8 shifted = x * std::numbers::log2e + magic, i = shifted - magic;
     const Vec8 f = (x - i * 0x1.62e42fefa38p-1) - i * 0x1.ef35793c7673p-45; // ln 2 in two parts: i times the first is exact
     Vec8 y = Vec8{} + 1.0 / 6227020800;
     constexpr double inverse_factorials[13] = {1.0, 1.0, 1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320,

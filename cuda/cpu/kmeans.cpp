@@ -1,6 +1,6 @@
 // Weighted k-means. Every sum has an order of its own, so that neither the threads nor their number change a bit.
 #include "nearest.h"
-#include "splitmix.h"
+#include "common/splitmix.h"
 #include <cmath>
 #include <queue>
 
@@ -8,18 +8,8 @@ namespace {
 
 constexpr int chunk = 1024; // points whose mass is kept as one number, to find a draw in two steps
 
-double uniform53(uint64_t seed, uint64_t counter) { return static_cast<double>(splitmix(splitmix(seed) + counter) >> 11) * 0x1p-53; }
-
-int32_t check(vi_context* context, const char* name, const float* codebook, const float* points, const float* weights, int32_t count, int32_t dim,
-              int32_t codewords) {
-    VI_REQUIRE(context, dim >= 1 && dim <= 16, "%s: dim is %d, not in 1..16", name, dim);
-    VI_REQUIRE(context, codewords >= 1 && codewords <= 65536, "%s: codewords is %d, not in 1..65536", name, codewords);
-    VI_REQUIRE(context, count >= codewords, "%s: count is %d, less than codewords %d", name, count, codewords);
-    VI_REQUIRE(context, codebook, "%s: codebook is NULL", name);
-    VI_REQUIRE(context, points, "%s: points is NULL", name);
-    if (context->recording) return VI_OK; // the values may still be to come
-    for (int64_t i = 0; i < int64_t(count) * dim; i++)
-        VI_REQUIRE(context, std::isfinite(points[i]), "%s: points[%lld] is %g", name, static_cast<long long>(i / dim), points[i]);
+int32_t check_numbers(vi_context* context, const char* name, const float* points, const float* weights, int32_t count, int32_t dim) {
+    VI_CHECK(check_finite(context, name, "points", points, int64_t(count) * dim));
     for (int32_t i = 0; weights && i < count; i++)
         VI_REQUIRE(context, weights[i] >= 0 && std::isfinite(weights[i]), "%s: weights[%d] is %g, not at least 0", name, i, weights[i]);
     return VI_OK;
@@ -92,88 +82,84 @@ struct Sample {
 extern "C" {
 
 int32_t vi_kmeans_start(vi_context* context, float* codebook, const float* points, const float* weights, int32_t seed, int32_t count, int32_t dim,
-                        int32_t codewords) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        if (const int32_t status = check(context, "vi_kmeans_start", codebook, points, weights, count, dim, codewords)) return status;
-        VI_RECORD(context, vi_kmeans_start(context, codebook, points, weights, seed, count, dim, codewords));
-        const uint64_t stream = static_cast<uint32_t>(seed);
-        Sample sample(points, weights, stream, count, dim, codewords);
-        for (int k = 0; k < codewords; k++) {
-            const int drawn = sample.draw(uniform53(stream, uint64_t(k)));
-            float* codeword = codebook + size_t(k) * dim;
-            std::memcpy(codeword, points + size_t(sample.index[drawn]) * dim, size_t(dim) * 4);
-            if (k == 0) std::fill(sample.distance.begin(), sample.distance.end(), std::numeric_limits<float>::infinity());
-            sample.move_closer(codeword); // on one thread: a team for each of so many short sweeps would mostly wait
-        }
-        return VI_OK;
+                        int32_t codewords) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_kmeans(context, __func__, codebook, points, count, dim, codewords));
+    VI_RECORD(context, vi_kmeans_start(context, codebook, points, weights, seed, count, dim, codewords));
+    VI_CHECK(check_numbers(context, __func__, points, weights, count, dim));
+    const uint64_t stream = static_cast<uint32_t>(seed);
+    Sample sample(points, weights, stream, count, dim, codewords);
+    for (int k = 0; k < codewords; k++) {
+        const int drawn = sample.draw(uniform53(stream, uint64_t(k)));
+        float* codeword = codebook + size_t(k) * dim;
+        std::memcpy(codeword, points + size_t(sample.index[drawn]) * dim, size_t(dim) * 4);
+        if (k == 0) std::fill(sample.distance.begin(), sample.distance.end(), std::numeric_limits<float>::infinity());
+        sample.move_closer(codeword); // on one thread: a team for each of so many short sweeps would mostly wait
     }
-    VI_CATCH(context, "vi_kmeans_start")
-}
+    return VI_OK;
+} VI_CATCH(context)
 
 int32_t vi_kmeans_step(vi_context* context, float* codebook, float* distortion, const float* points, const float* weights, int32_t seed,
-                       int32_t iteration, int32_t count, int32_t dim, int32_t codewords) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        if (const int32_t status = check(context, "vi_kmeans_step", codebook, points, weights, count, dim, codewords)) return status;
-        VI_RECORD(context, vi_kmeans_step(context, codebook, distortion, points, weights, seed, iteration, count, dim, codewords));
-        std::vector<int32_t> codes(count), order(count), starts(codewords + 1);
-        std::vector<double> masses(codewords), errors(codewords);
-        if (const int32_t status = vi_codebook_assign(context, codes.data(), points, codebook, count, dim, codewords)) return status;
+                       int32_t iteration, int32_t count, int32_t dim, int32_t codewords) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_kmeans(context, __func__, codebook, points, count, dim, codewords));
+    VI_RECORD(context, vi_kmeans_step(context, codebook, distortion, points, weights, seed, iteration, count, dim, codewords));
+    VI_CHECK(check_numbers(context, __func__, points, weights, count, dim));
+    std::vector<int32_t> codes(count), order(count), starts(codewords + 1);
+    std::vector<double> masses(codewords), errors(codewords);
+    if (const int32_t status = vi_codebook_assign(context, codes.data(), points, codebook, count, dim, codewords)) return status;
 
-        // The points of each codeword in order of their index, by counting.
-        for (const int32_t code : codes) starts[code + 1]++;
-        for (int c = 0; c < codewords; c++) starts[c + 1] += starts[c];
-        std::vector<int32_t> next(starts.begin(), starts.end() - 1);
-        for (int i = 0; i < count; i++) order[next[codes[i]]++] = i;
+    // The points of each codeword in order of their index, by counting.
+    for (const int32_t code : codes) starts[code + 1]++;
+    for (int c = 0; c < codewords; c++) starts[c + 1] += starts[c];
+    std::vector<int32_t> next(starts.begin(), starts.end() - 1);
+    for (int i = 0; i < count; i++) order[next[codes[i]]++] = i;
 
 #pragma omp parallel for schedule(dynamic, 16) num_threads(context->threads_for(int64_t(count) * dim * 8))
-        for (int c = 0; c < codewords; c++) {
-            double sums[16] = {};
-            float* codeword = codebook + size_t(c) * dim;
-            for (int n = starts[c]; n < starts[c + 1]; n++) {
-                const float* point = points + size_t(order[n]) * dim;
-                const double weight = weights ? weights[order[n]] : 1;
-                double squares = 0;
-                for (int d = 0; d < dim; d++) {
-                    const double difference = double(point[d]) - codeword[d];
-                    squares += difference * difference;
-                    sums[d] += weight * point[d];
-                }
-                masses[c] += weight;
-                errors[c] += weight * squares;
-            }
-            if (masses[c] > 0)
-                for (int d = 0; d < dim; d++) codeword[d] = float(sums[d] / masses[c]);
-        }
-        double mass = 0, error = 0;
-        for (int c = 0; c < codewords; c++) mass += masses[c], error += errors[c];
-        if (distortion) *distortion = mass > 0 ? float(error / mass) : 0;
-        if (!(mass > 0)) return VI_OK; // every weight is 0: nothing to move by
-
-        // An empty codeword goes a quarter of the spread away from the mean with the largest distortion, in a random direction;
-        // each of the two then counts as half of it. Of equals the lowest index is split.
-        std::priority_queue<std::pair<double, int>> largest;
-        for (int c = 0; c < codewords; c++)
-            if (masses[c] > 0) largest.push({errors[c], -c});
-        const uint64_t stream = uint64_t(static_cast<uint32_t>(seed)) << 32 | static_cast<uint32_t>(iteration);
-        for (int c = 0; c < codewords; c++) {
-            if (masses[c] > 0) continue;
-            const int split = -largest.top().second;
-            largest.pop();
-            const double spread = std::sqrt(errors[split] / masses[split] / dim);
+    for (int c = 0; c < codewords; c++) {
+        double sums[16] = {};
+        float* codeword = codebook + size_t(c) * dim;
+        for (int n = starts[c]; n < starts[c + 1]; n++) {
+            const float* point = points + size_t(order[n]) * dim;
+            const double weight = weights ? weights[order[n]] : 1;
+            double squares = 0;
             for (int d = 0; d < dim; d++) {
-                const double sign = uniform53(stream, uint64_t(c) * 16 + d) < 0.5 ? -1 : 1;
-                codebook[size_t(c) * dim + d] = float(codebook[size_t(split) * dim + d] + sign * spread / 4);
+                const double difference = double(point[d]) - codeword[d];
+                squares += difference * difference;
+                sums[d] += weight * point[d];
             }
-            errors[c] = errors[split] /= 2;
-            masses[c] = masses[split] /= 2;
-            largest.push({errors[c], -c});
-            largest.push({errors[split], -split});
+            masses[c] += weight;
+            errors[c] += weight * squares;
         }
-        return VI_OK;
+        if (masses[c] > 0)
+            for (int d = 0; d < dim; d++) codeword[d] = float(sums[d] / masses[c]);
     }
-    VI_CATCH(context, "vi_kmeans_step")
-}
+    double mass = 0, error = 0;
+    for (int c = 0; c < codewords; c++) mass += masses[c], error += errors[c];
+    if (distortion) *distortion = mass > 0 ? float(error / mass) : 0;
+    if (!(mass > 0)) return VI_OK; // every weight is 0: nothing to move by
+
+    // An empty codeword goes a quarter of the spread away from the mean with the largest distortion, in a random direction;
+    // each of the two then counts as half of it. Of equals the lowest index is split.
+    std::priority_queue<std::pair<double, int>> largest;
+    for (int c = 0; c < codewords; c++)
+        if (masses[c] > 0) largest.push({errors[c], -c});
+    const uint64_t stream = uint64_t(static_cast<uint32_t>(seed)) << 32 | static_cast<uint32_t>(iteration);
+    for (int c = 0; c < codewords; c++) {
+        if (masses[c] > 0) continue;
+        const int split = -largest.top().second;
+        largest.pop();
+        const double spread = std::sqrt(errors[split] / masses[split] / dim);
+        for (int d = 0; d < dim; d++) {
+            const double sign = uniform53(stream, uint64_t(c) * 16 + d) < 0.5 ? -1 : 1;
+            codebook[size_t(c) * dim + d] = float(codebook[size_t(split) * dim + d] + sign * spread / 4);
+        }
+        errors[c] = errors[split] /= 2;
+        masses[c] = masses[split] /= 2;
+        largest.push({errors[c], -c});
+        largest.push({errors[split], -split});
+    }
+    return VI_OK;
+} VI_CATCH(context)
 
 } // extern "C"

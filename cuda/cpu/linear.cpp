@@ -117,54 +117,39 @@ template <int Rows> void tiles(const Linear& l, int row, int rows, int first, in
 } // namespace
 
 extern "C" int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const vi_bf16* norm,
-                             float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_REQUIRE(context, rows >= 0, "vi_linear: rows is %d, not at least 0", rows);
-        VI_REQUIRE(context, out_features >= 1, "vi_linear: out_features is %d, not at least 1", out_features);
-        VI_REQUIRE(context, in_features >= 1, "vi_linear: in_features is %d, not at least 1", in_features);
-        VI_REQUIRE(context, output == VI_OUTPUT_VALUES || output == VI_OUTPUT_SUM || output == VI_OUTPUT_SILU,
-                   "vi_linear: output is %d, not one of VI_OUTPUT_VALUES, VI_OUTPUT_SUM, VI_OUTPUT_SILU", output);
-        VI_REQUIRE(context, output != VI_OUTPUT_SILU || out_features % 2 == 0, "vi_linear: out_features is %d, not even for VI_OUTPUT_SILU", out_features);
-        VI_REQUIRE(context, epsilon >= 0, "vi_linear: epsilon is %g, not at least 0", epsilon);
-        const bool packed = block_bytes(format) > 0;
-        VI_REQUIRE(context, packed || format == VI_BF16, "vi_linear: format is %d, not one of VI_BF16, VI_Q8_0, VI_Q4_0, VI_Q4_1", format);
-        VI_REQUIRE(context, !packed || in_features % 32 == 0, "vi_linear: in_features is %d, not a multiple of 32", in_features);
-        if (rows == 0) return VI_OK;
-        VI_POINTER(context, "vi_linear", out);
-        VI_POINTER(context, "vi_linear", x);
-        VI_POINTER(context, "vi_linear", weight);
-        VI_RECORD(context, vi_linear(context, out, x, weight, bias, norm, epsilon, format, output, rows, out_features, in_features));
+                             float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_linear(context, __func__, out, x, weight, epsilon, format, output, rows, out_features, in_features));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_linear(context, out, x, weight, bias, norm, epsilon, format, output, rows, out_features, in_features));
 
-        const bool accumulate = output == VI_OUTPUT_SUM;
-        const size_t normed_count = norm ? size_t(rows) * in_features : 0, pairs_count = output == VI_OUTPUT_SILU ? size_t(rows) * out_features : 0;
-        float* const normed = context->scratch(normed_count + pairs_count + (packed ? linear_packed_scratch(rows, in_features) : 0));
-        float* const pairs = normed + normed_count;
-        if (norm) {
-            const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
-            if (status != VI_OK) return status;
-            x = normed;
-        }
-        float* const gated = out;
-        if (output == VI_OUTPUT_SILU) out = pairs;
-        const auto finish = [&] { return output == VI_OUTPUT_SILU ? vi_silu_mul(context, gated, pairs, rows, out_features / 2) : VI_OK; };
-        if (packed) {
-            linear_packed(context, out, x, weight, bias, format, accumulate, rows, out_features, in_features, pairs + pairs_count);
-            return finish();
-        }
-        // A block of weights (64 x in_features) stays in the second-level cache while the rows pass, a tile of rows in the first.
-        const Linear l{out, x, static_cast<const vi_bf16*>(weight), bias, rows, out_features, in_features, accumulate};
-        const int block_rows = 8 * tile_rows, block_outs = rows > tile_rows ? 64 : 16;
-        const int row_blocks = (rows + block_rows - 1) / block_rows, out_blocks = (out_features + block_outs - 1) / block_outs;
-#pragma omp parallel for collapse(2) schedule(static) num_threads(context->threads_for(int64_t(rows) * out_features * in_features))
-        for (int o = 0; o < out_blocks; o++)
-            for (int r = 0; r < row_blocks; r++) {
-                const int first = o * block_outs, last = std::min(out_features, first + block_outs);
-                const int end = std::min(rows, (r + 1) * block_rows);
-                for (int row = r * block_rows; row < end; row += tile_rows)
-                    tiles<tile_rows>(l, row, std::min(tile_rows, end - row), first, last);
-            }
+    const bool packed = is_packed(format), accumulate = output == VI_OUTPUT_SUM;
+    const size_t normed_count = norm ? size_t(rows) * in_features : 0, pairs_count = output == VI_OUTPUT_SILU ? size_t(rows) * out_features : 0;
+    float* const normed = context->scratch(normed_count + pairs_count + (packed ? linear_packed_scratch(rows, in_features) : 0));
+    float* const pairs = normed + normed_count;
+    if (norm) {
+        const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
+        if (status != VI_OK) return status;
+        x = normed;
+    }
+    float* const gated = out;
+    if (output == VI_OUTPUT_SILU) out = pairs;
+    const auto finish = [&] { return output == VI_OUTPUT_SILU ? vi_silu_mul(context, gated, pairs, rows, out_features / 2) : VI_OK; };
+    if (packed) {
+        linear_packed(context, out, x, weight, bias, format, accumulate, rows, out_features, in_features, pairs + pairs_count);
         return finish();
     }
-    VI_CATCH(context, "vi_linear")
-}
+    // A block of weights (64 x in_features) stays in the second-level cache while the rows pass, a tile of rows in the first.
+    const Linear l{out, x, static_cast<const vi_bf16*>(weight), bias, rows, out_features, in_features, accumulate};
+    const int block_rows = 8 * tile_rows, block_outs = rows > tile_rows ? 64 : 16;
+    const int row_blocks = (rows + block_rows - 1) / block_rows, out_blocks = (out_features + block_outs - 1) / block_outs;
+#pragma omp parallel for collapse(2) schedule(static) num_threads(context->threads_for(int64_t(rows) * out_features * in_features))
+    for (int o = 0; o < out_blocks; o++)
+        for (int r = 0; r < row_blocks; r++) {
+            const int first = o * block_outs, last = std::min(out_features, first + block_outs);
+            const int end = std::min(rows, (r + 1) * block_rows);
+            for (int row = r * block_rows; row < end; row += tile_rows)
+                tiles<tile_rows>(l, row, std::min(tile_rows, end - row), first, last);
+        }
+    return finish();
+} VI_CATCH(context)

@@ -19,7 +19,7 @@
 
 namespace {
 
-constexpr int lanes = VI_PACKED_ROWS, block = 32;
+constexpr int lanes = VI_PACKED_ROWS, block = packed_inputs;
 
 constexpr int weight_bytes(int format) { return format == VI_Q8_0 ? lanes * block : lanes * block / 2; }
 constexpr int scale_bytes(int format) { return format == VI_Q4_1 ? lanes * 4 : lanes * 2; }
@@ -30,6 +30,15 @@ struct Input {
     int8_t* values;  // [rows, ins]
     float* scales;   // [rows, blocks]
     int32_t* sums;   // [rows, blocks]
+};
+
+struct Product {
+    float* out;
+    const uint8_t* weight;
+    const vi_bf16* bias;
+    Input in;
+    int outs, ins;
+    bool accumulate;
 };
 
 Input input(float* scratch, int rows, int ins) {
@@ -55,15 +64,6 @@ void round_block(int8_t* values, float& scale, int32_t& sum, const float* x) {
 }
 
 inline __m512 half(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-
-struct Product {
-    float* out;
-    const uint8_t* weight;
-    const vi_bf16* bias;
-    Input in;
-    int outs, ins;
-    bool accumulate;
-};
 
 // Rows rows from `row` on times Panels panels from `panel` on.
 template <int Format, int Rows, int Panels> void tile(const Product& product, int row, int panel) {
@@ -189,15 +189,6 @@ void round_block(int8_t* values, float& scale, int32_t& sum, const float* x) {
     scale = most / 127 + check;
 }
 
-struct Product {
-    float* out;
-    const uint8_t* weight;
-    const vi_bf16* bias;
-    Input in;
-    int outs, ins;
-    bool accumulate;
-};
-
 constexpr int tile_rows = 1;
 
 template <int Format, int Rows> void tiles(const Product& product, int row, int, int first, int last) {
@@ -266,32 +257,26 @@ void linear_packed(vi_context* context, float* out, const float* x, const void* 
     }
 }
 
-extern "C" int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features) {
-    VI_NOT_RECORDED(context, "vi_pack");
-    VI_TRY {
-        const int bytes = block_bytes(format);
-        VI_REQUIRE(context, bytes > 0, "vi_pack: format is %d, not one of VI_Q8_0, VI_Q4_0, VI_Q4_1", format);
-        VI_REQUIRE(context, out_features >= 1, "vi_pack: out_features is %d, not at least 1", out_features);
-        VI_REQUIRE(context, in_features >= block && in_features % block == 0, "vi_pack: in_features is %d, not a multiple of %d", in_features, block);
-        VI_POINTER(context, "vi_pack", out);
-        VI_POINTER(context, "vi_pack", blocks);
-        const int count = in_features / block, panels = (out_features + lanes - 1) / lanes, scales = scale_bytes(format);
+extern "C" int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features) VI_TRY {
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_CHECK(check_pack(context, __func__, out, blocks, format, out_features, in_features));
+    const int bytes = block_bytes(format);
+    const int count = in_features / block, panels = (out_features + lanes - 1) / lanes, scales = scale_bytes(format);
 #pragma omp parallel for schedule(static) num_threads(context->threads_for(int64_t(out_features) * in_features))
-        for (int p = 0; p < panels; p++)
-            for (int b = 0; b < count; b++) {
-                uint8_t* to = static_cast<uint8_t*>(out) + (size_t(p) * count + b) * lanes * bytes;
-                std::memset(to, 0, size_t(lanes) * bytes);
-                for (int o = 0; o < lanes && p * lanes + o < out_features; o++) {
-                    const uint8_t* from = static_cast<const uint8_t*>(blocks) + (size_t(p * lanes + o) * count + b) * bytes;
-                    std::memcpy(to + o * 2, from, 2);
-                    if (format == VI_Q4_1) std::memcpy(to + (lanes + o) * 2, from + 2, 2);
-                    from += format == VI_Q4_1 ? 4 : 2;
-                    for (int k = 0; k < weight_bytes(format) / 64; k++)
-                        for (int j = 0; j < 4; j++)
-                            to[scales + k * 64 + o * 4 + j] = static_cast<uint8_t>(from[k * 4 + j] ^ (format == VI_Q8_0 ? 128 : 0));
-                }
+    for (int p = 0; p < panels; p++)
+        for (int b = 0; b < count; b++) {
+            uint8_t* to = static_cast<uint8_t*>(out) + (size_t(p) * count + b) * lanes * bytes;
+            std::memset(to, 0, size_t(lanes) * bytes);
+            for (int o = 0; o < lanes && p * lanes + o < out_features; o++) {
+                const uint8_t* from = static_cast<const uint8_t*>(blocks) + (size_t(p * lanes + o) * count + b) * bytes;
+                std::memcpy(to + o * 2, from, 2);
+                if (format == VI_Q4_1) std::memcpy(to + (lanes + o) * 2, from + 2, 2);
+                from += format == VI_Q4_1 ? 4 : 2;
+                for (int k = 0; k < weight_bytes(format) / 64; k++)
+                    for (int j = 0; j < 4; j++)
+                        to[scales + k * 64 + o * 4 + j] = static_cast<uint8_t>(from[k * 4 + j] ^ (format == VI_Q8_0 ? 128 : 0));
             }
-        return VI_OK;
-    }
-    VI_CATCH(context, "vi_pack")
-}
+        }
+    return VI_OK;
+} VI_CATCH(context)

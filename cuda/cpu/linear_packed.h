@@ -2,8 +2,8 @@
 #pragma once
 #include "context.h"
 
-// Bytes of a block of a packed format as GGUF has it; 0 for another format.
-inline int block_bytes(int32_t format) { return format == VI_Q8_0 ? 34 : format == VI_Q4_0 ? 18 : format == VI_Q4_1 ? 20 : 0; }
+// Bytes of a block of a packed format as GGUF has it.
+constexpr int block_bytes(int32_t format) { return format == VI_Q8_0 ? 34 : format == VI_Q4_0 ? 18 : 20; }
 
 // Floats of memory that linear_packed needs.
 size_t linear_packed_scratch(int rows, int ins);

@@ -9,6 +9,8 @@
 #include "quantizer.h"
 #include "tile.h"
 
+static_assert(page_tokens == 64 && formats_have({2, 4, 8}, {6, 8, 10, 12}), "the layout is written for these sizes");
+
 inline int low_bits(int bits) { return bits < 8 ? 4 : 8; }
 
 inline void write_bits(uint8_t* plane, int width, int token, int value) {

@@ -33,70 +33,51 @@ int argmax(const float* x, int n) { return static_cast<int>(std::max_element(x, 
 extern "C" {
 
 int32_t vi_log_probabilities(vi_context* context, float* out_targets, float* out_values, int32_t* out_ids, const float* logits, const int32_t* targets,
-                             int32_t rows, int32_t vocabulary, int32_t top) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_REQUIRE(context, rows >= 0, "vi_log_probabilities: rows is %d, not at least 0", rows);
-        VI_REQUIRE(context, vocabulary >= 1, "vi_log_probabilities: vocabulary is %d, not at least 1", vocabulary);
-        VI_REQUIRE(context, top >= 0 && top <= vocabulary, "vi_log_probabilities: top is %d, not in 0..vocabulary %d", top, vocabulary);
-        VI_REQUIRE(context, !out_targets == !targets, "vi_log_probabilities: out_targets and targets come together, or both are NULL");
-        if (rows == 0) return VI_OK;
-        VI_POINTER(context, "vi_log_probabilities", logits);
-        if (top > 0) {
-            VI_POINTER(context, "vi_log_probabilities", out_values);
-            VI_POINTER(context, "vi_log_probabilities", out_ids);
-        }
-        VI_RECORD(context, vi_log_probabilities(context, out_targets, out_values, out_ids, logits, targets, rows, vocabulary, top));
-        const int threads = std::min(rows, context->threads_for(int64_t(rows) * vocabulary * 4));
-        std::vector<int32_t> orders(top > 0 ? size_t(threads) * vocabulary : 0);
+                             int32_t rows, int32_t vocabulary, int32_t top) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_log_probabilities(context, __func__, out_targets, out_values, out_ids, logits, targets, rows, vocabulary, top));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_log_probabilities(context, out_targets, out_values, out_ids, logits, targets, rows, vocabulary, top));
+    const int threads = std::min(rows, context->threads_for(int64_t(rows) * vocabulary * 4));
+    std::vector<int32_t> orders(top > 0 ? size_t(threads) * vocabulary : 0);
 #pragma omp parallel for schedule(static) num_threads(threads)
-        for (int r = 0; r < rows; r++) {
-            const float* x = logits + size_t(r) * vocabulary;
-            const double total = log_sum(x, vocabulary);
-            if (targets) out_targets[r] = targets[r] >= 0 && targets[r] < vocabulary ? static_cast<float>(x[targets[r]] - total) : nan32;
-            if (top == 0) continue;
-            if (std::isnan(total)) { // no order
-                std::fill_n(out_values + size_t(r) * top, top, nan32);
-                std::fill_n(out_ids + size_t(r) * top, top, -1);
-                continue;
-            }
-            int32_t* order = orders.data() + size_t(omp_get_thread_num()) * vocabulary;
-            for (int i = 0; i < vocabulary; i++) order[i] = i;
-            std::partial_sort(order, order + top, order + vocabulary, [x](int32_t a, int32_t b) { return x[a] > x[b] || (x[a] == x[b] && a < b); });
-            for (int i = 0; i < top; i++) {
-                out_ids[size_t(r) * top + i] = order[i];
-                out_values[size_t(r) * top + i] = static_cast<float>(x[order[i]] - total);
-            }
+    for (int r = 0; r < rows; r++) {
+        const float* x = logits + size_t(r) * vocabulary;
+        const double total = log_sum(x, vocabulary);
+        if (targets) out_targets[r] = targets[r] >= 0 && targets[r] < vocabulary ? static_cast<float>(x[targets[r]] - total) : nan32;
+        if (top == 0) continue;
+        if (std::isnan(total)) { // no order
+            std::fill_n(out_values + size_t(r) * top, top, nan32);
+            std::fill_n(out_ids + size_t(r) * top, top, -1);
+            continue;
         }
-        return VI_OK;
+        int32_t* order = orders.data() + size_t(omp_get_thread_num()) * vocabulary;
+        for (int i = 0; i < vocabulary; i++) order[i] = i;
+        std::partial_sort(order, order + top, order + vocabulary, [x](int32_t a, int32_t b) { return x[a] > x[b] || (x[a] == x[b] && a < b); });
+        for (int i = 0; i < top; i++) {
+            out_ids[size_t(r) * top + i] = order[i];
+            out_values[size_t(r) * top + i] = static_cast<float>(x[order[i]] - total);
+        }
     }
-    VI_CATCH(context, "vi_log_probabilities")
-}
+    return VI_OK;
+} VI_CATCH(context)
 
 int32_t vi_compare(vi_context* context, float* out, const float* logits, const float* reference, const int32_t* targets, int32_t rows,
-                   int32_t vocabulary) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_REQUIRE(context, rows >= 0, "vi_compare: rows is %d, not at least 0", rows);
-        VI_REQUIRE(context, vocabulary >= 1, "vi_compare: vocabulary is %d, not at least 1", vocabulary);
-        if (rows == 0) return VI_OK;
-        VI_POINTER(context, "vi_compare", out);
-        VI_POINTER(context, "vi_compare", logits);
-        VI_POINTER(context, "vi_compare", reference);
-        VI_POINTER(context, "vi_compare", targets);
-        VI_RECORD(context, vi_compare(context, out, logits, reference, targets, rows, vocabulary));
+                   int32_t vocabulary) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_compare(context, __func__, out, logits, reference, targets, rows, vocabulary));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_compare(context, out, logits, reference, targets, rows, vocabulary));
 #pragma omp parallel for schedule(static) num_threads(context->threads_for(int64_t(rows) * vocabulary * 4))
-        for (int r = 0; r < rows; r++) {
-            const float *q = logits + size_t(r) * vocabulary, *p = reference + size_t(r) * vocabulary;
-            const double q_total = log_sum(q, vocabulary), p_total = log_sum(p, vocabulary);
-            float* to = out + size_t(r) * 3;
-            to[0] = static_cast<float>(divergence(p, p_total, q, q_total, vocabulary));
-            to[1] = std::isnan(p_total) || std::isnan(q_total) ? nan32 : argmax(q, vocabulary) == argmax(p, vocabulary);
-            to[2] = targets[r] >= 0 && targets[r] < vocabulary ? static_cast<float>(q_total - q[targets[r]]) : nan32;
-        }
-        return VI_OK;
+    for (int r = 0; r < rows; r++) {
+        const float *q = logits + size_t(r) * vocabulary, *p = reference + size_t(r) * vocabulary;
+        const double q_total = log_sum(q, vocabulary), p_total = log_sum(p, vocabulary);
+        float* to = out + size_t(r) * 3;
+        to[0] = static_cast<float>(divergence(p, p_total, q, q_total, vocabulary));
+        to[1] = std::isnan(p_total) || std::isnan(q_total) ? nan32 : argmax(q, vocabulary) == argmax(p, vocabulary);
+        to[2] = targets[r] >= 0 && targets[r] < vocabulary ? static_cast<float>(q_total - q[targets[r]]) : nan32;
     }
-    VI_CATCH(context, "vi_compare")
-}
+    return VI_OK;
+} VI_CATCH(context)
 
 } // extern "C"

@@ -19,30 +19,22 @@ float sum_of_squares(const float* x, int width) {
 } // namespace
 
 extern "C" int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight, float epsilon, int32_t rows,
-                              int32_t width) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_REQUIRE(context, rows >= 0, "vi_rmsnorm: rows is %d, not at least 0", rows);
-        VI_REQUIRE(context, width >= 1, "vi_rmsnorm: width is %d, not at least 1", width);
-        VI_REQUIRE(context, epsilon >= 0, "vi_rmsnorm: epsilon is %g, not at least 0", epsilon);
-        if (rows == 0) return VI_OK;
-        VI_POINTER(context, "vi_rmsnorm", out);
-        VI_POINTER(context, "vi_rmsnorm", x);
-        VI_POINTER(context, "vi_rmsnorm", weight);
-        VI_RECORD(context, vi_rmsnorm(context, out, residual, x, weight, epsilon, rows, width));
+                              int32_t width) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_rmsnorm(context, __func__, out, x, weight, epsilon, rows, width));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_rmsnorm(context, out, residual, x, weight, epsilon, rows, width));
 #pragma omp parallel for schedule(static) num_threads(context->threads_for(int64_t(rows) * width))
-        for (int r = 0; r < rows; r++) {
-            const float* row = x + size_t(r) * width;
-            if (residual) {
-                float* to = residual + size_t(r) * width;
-                for (int i = 0; i < width; i++) to[i] += row[i];
-                row = to;
-            }
-            const float scale = 1 / std::sqrt(sum_of_squares(row, width) / static_cast<float>(width) + epsilon);
-            float* to = out + size_t(r) * width;
-            for (int i = 0; i < width; i++) to[i] = row[i] * scale * bf16_to_f32(weight[i]);
+    for (int r = 0; r < rows; r++) {
+        const float* row = x + size_t(r) * width;
+        if (residual) {
+            float* to = residual + size_t(r) * width;
+            for (int i = 0; i < width; i++) to[i] += row[i];
+            row = to;
         }
-        return VI_OK;
+        const float scale = 1 / std::sqrt(sum_of_squares(row, width) / static_cast<float>(width) + epsilon);
+        float* to = out + size_t(r) * width;
+        for (int i = 0; i < width; i++) to[i] = row[i] * scale * bf16_to_f32(weight[i]);
     }
-    VI_CATCH(context, "vi_rmsnorm")
-}
+    return VI_OK;
+} VI_CATCH(context)

@@ -6,58 +6,45 @@
 extern "C" {
 
 int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads, int32_t head_dim,
-                int32_t stride) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_REQUIRE(context, rows >= 0, "vi_rope: rows is %d, not at least 0", rows);
-        VI_REQUIRE(context, heads >= 1, "vi_rope: heads is %d, not at least 1", heads);
-        VI_REQUIRE(context, head_dim >= 2 && head_dim % 2 == 0, "vi_rope: head_dim is %d, not even and at least 2", head_dim);
-        VI_REQUIRE(context, stride >= int64_t(heads) * head_dim, "vi_rope: stride is %d, less than heads %d * head_dim %d", stride, heads, head_dim);
-        if (rows == 0) return VI_OK;
-        VI_POINTER(context, "vi_rope", x);
-        VI_POINTER(context, "vi_rope", positions);
-        VI_POINTER(context, "vi_rope", frequencies);
-        VI_RECORD(context, vi_rope(context, x, positions, frequencies, rows, heads, head_dim, stride));
-        const int half = head_dim / 2, threads = context->threads_for(int64_t(rows) * half * (heads + 32)); // an angle costs about 32 rotations
-        std::vector<float> angles(size_t(threads) * head_dim); // of one row a thread: cosines, then sines
+                int32_t stride) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_rope(context, __func__, x, positions, frequencies, rows, heads, head_dim, stride));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_rope(context, x, positions, frequencies, rows, heads, head_dim, stride));
+    const int half = head_dim / 2, threads = context->threads_for(int64_t(rows) * half * (heads + 32)); // an angle costs about 32 rotations
+    std::vector<float> angles(size_t(threads) * head_dim); // of one row a thread: cosines, then sines
 #pragma omp parallel num_threads(threads)
-        {
-            float* cosines = angles.data() + size_t(omp_get_thread_num()) * head_dim;
-            float* sines = cosines + half;
+    {
+        float* cosines = angles.data() + size_t(omp_get_thread_num()) * head_dim;
+        float* sines = cosines + half;
 #pragma omp for schedule(static)
-            for (int r = 0; r < rows; r++) {
+        for (int r = 0; r < rows; r++) {
+            for (int i = 0; i < half; i++) {
+                const double angle = static_cast<double>(positions[r]) * static_cast<double>(frequencies[i]);
+                cosines[i] = static_cast<float>(std::cos(angle));
+                sines[i] = static_cast<float>(std::sin(angle));
+            }
+            for (int h = 0; h < heads; h++) {
+                float* low = x + size_t(r) * stride + size_t(h) * head_dim;
+                float* high = low + half;
                 for (int i = 0; i < half; i++) {
-                    const double angle = static_cast<double>(positions[r]) * static_cast<double>(frequencies[i]);
-                    cosines[i] = static_cast<float>(std::cos(angle));
-                    sines[i] = static_cast<float>(std::sin(angle));
-                }
-                for (int h = 0; h < heads; h++) {
-                    float* low = x + size_t(r) * stride + size_t(h) * head_dim;
-                    float* high = low + half;
-                    for (int i = 0; i < half; i++) {
-                        const float a = low[i], b = high[i];
-                        low[i] = a * cosines[i] - b * sines[i];
-                        high[i] = b * cosines[i] + a * sines[i];
-                    }
+                    const float a = low[i], b = high[i];
+                    low[i] = a * cosines[i] - b * sines[i];
+                    high[i] = b * cosines[i] + a * sines[i];
                 }
             }
         }
-        return VI_OK;
     }
-    VI_CATCH(context, "vi_rope")
-}
+    return VI_OK;
+} VI_CATCH(context)
 
-int32_t vi_advance(vi_context* context, int32_t* positions, int32_t rows) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_REQUIRE(context, rows >= 0, "vi_advance: rows is %d, not at least 0", rows);
-        if (rows == 0) return VI_OK;
-        VI_POINTER(context, "vi_advance", positions);
-        VI_RECORD(context, vi_advance(context, positions, rows));
-        for (int r = 0; r < rows; r++) positions[r]++;
-        return VI_OK;
-    }
-    VI_CATCH(context, "vi_advance")
-}
+int32_t vi_advance(vi_context* context, int32_t* positions, int32_t rows) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_advance(context, __func__, positions, rows));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_advance(context, positions, rows));
+    for (int r = 0; r < rows; r++) positions[r]++;
+    return VI_OK;
+} VI_CATCH(context)
 
 } // extern "C"

@@ -1,7 +1,7 @@
 // Sampling as vecinfer.h defines it, in float64. With the ids in order of x (ties: lowest id first) top_k, top_p and min_p each keep a
 // beginning of that order, so together they keep the shortest of the three, and cheap bounds come before any sorting.
 #include "exponential.h"
-#include "splitmix.h"
+#include "common/splitmix.h"
 #include <cmath>
 #include <omp.h>
 
@@ -96,7 +96,7 @@ Fault sample(Row& row, Scratch& scratch) {
     row.id = int(std::find(x, x + n, most) - x);
     if (temperature == 0) return none;
 
-    const double total = sum_exponentials(x, n, most, 1 / temperature, mass), u = uniform(row.seed, row.position);
+    const double total = sum_exponentials(x, n, most, 1 / temperature, mass), u = static_cast<double>(uniform24(row.seed, row.position)) * 0x1p-24;
     double sum = 0, kept = 0;
     if (top_k == n && !(top_p < 1) && !(min_p > 0)) {
         for (int i = 0; i < n; i++) kept += mass[i];
@@ -124,49 +124,40 @@ float log_probability(const Row& row) {
 } // namespace
 
 extern "C" int32_t vi_sample(vi_context* context, int32_t* ids, float* logprobs, const float* logits, int32_t* counts, const float* bias,
-                             const float* settings, const int32_t* seeds, const int32_t* positions, int32_t rows, int32_t vocabulary) {
-    VI_CONTEXT(context);
-    VI_TRY {
-        VI_REQUIRE(context, rows >= 0, "vi_sample: rows is %d, not at least 0", rows);
-        VI_REQUIRE(context, vocabulary >= 1, "vi_sample: vocabulary is %d, not at least 1", vocabulary);
-        if (rows == 0) return VI_OK;
-        VI_POINTER(context, "vi_sample", ids);
-        VI_POINTER(context, "vi_sample", logits);
-        VI_POINTER(context, "vi_sample", settings);
-        VI_POINTER(context, "vi_sample", seeds);
-        VI_POINTER(context, "vi_sample", positions);
-        VI_RECORD(context, vi_sample(context, ids, logprobs, logits, counts, bias, settings, seeds, positions, rows, vocabulary));
+                             const float* settings, const int32_t* seeds, const int32_t* positions, int32_t rows, int32_t vocabulary) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_sample(context, __func__, ids, logits, settings, seeds, positions, rows, vocabulary));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_sample(context, ids, logprobs, logits, counts, bias, settings, seeds, positions, rows, vocabulary));
 
-        const int threads = std::min(rows, context->threads_for(int64_t(rows) * vocabulary * 4));
-        std::vector<Scratch> scratch(threads);
-        for (Scratch& s : scratch) {
-            s.x.resize(vocabulary);
-            s.mass.resize(vocabulary + 7);
-            s.candidates.reserve(vocabulary);
-        }
-        std::vector<Row> drawn(rows);
-        std::vector<Fault> faults(rows);
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (int r = 0; r < rows; r++) {
-            const size_t start = size_t(r) * vocabulary;
-            Row& row = drawn[r];
-            row = {logits + start, bias ? bias + start : nullptr, settings + size_t(r) * VI_SAMPLE_SETTINGS, counts ? counts + start : nullptr,
-                   seeds[r], positions[r], vocabulary, 0, 0};
-            faults[r] = sample(row, scratch[omp_get_thread_num()]);
-            if (faults[r] == none && logprobs) row.logprob = log_probability(row);
-        }
-        for (int r = 0; r < rows; r++) {
-            VI_REQUIRE(context, faults[r] != negative_temperature, "vi_sample: row %d has the temperature %g", r, drawn[r].settings[0]);
-            if (faults[r] == not_a_number) return context->fail(VI_DEVICE_ERROR, "vi_sample: row %d has NaN logits", r);
-            if (faults[r] == nothing_allowed) return context->fail(VI_DEVICE_ERROR, "vi_sample: row %d has only logits of -infinity", r);
-            if (faults[r] == unbounded) return context->fail(VI_DEVICE_ERROR, "vi_sample: row %d has a logit of infinity", r);
-        }
-        for (int r = 0; r < rows; r++) {
-            ids[r] = drawn[r].id;
-            if (logprobs) logprobs[r] = drawn[r].logprob;
-            if (counts) counts[size_t(r) * vocabulary + drawn[r].id] += 2;
-        }
-        return VI_OK;
+    const int threads = std::min(rows, context->threads_for(int64_t(rows) * vocabulary * 4));
+    std::vector<Scratch> scratch(threads);
+    for (Scratch& s : scratch) {
+        s.x.resize(vocabulary);
+        s.mass.resize(vocabulary + 7);
+        s.candidates.reserve(vocabulary);
     }
-    VI_CATCH(context, "vi_sample")
-}
+    std::vector<Row> drawn(rows);
+    std::vector<Fault> faults(rows);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int r = 0; r < rows; r++) {
+        const size_t start = size_t(r) * vocabulary;
+        Row& row = drawn[r];
+        row = {logits + start, bias ? bias + start : nullptr, settings + size_t(r) * VI_SAMPLE_SETTINGS, counts ? counts + start : nullptr,
+               seeds[r], positions[r], vocabulary, 0, 0};
+        faults[r] = sample(row, scratch[omp_get_thread_num()]);
+        if (faults[r] == none && logprobs) row.logprob = log_probability(row);
+    }
+    for (int r = 0; r < rows; r++) {
+        VI_REQUIRE(context, faults[r] != negative_temperature, "%s: row %d has the temperature %g", __func__, r, drawn[r].settings[0]);
+        if (faults[r] == not_a_number) return context->fail(VI_DEVICE_ERROR, "%s: row %d has NaN logits", __func__, r);
+        if (faults[r] == nothing_allowed) return context->fail(VI_DEVICE_ERROR, "%s: row %d has only logits of -infinity", __func__, r);
+        if (faults[r] == unbounded) return context->fail(VI_DEVICE_ERROR, "%s: row %d has a logit of infinity", __func__, r);
+    }
+    for (int r = 0; r < rows; r++) {
+        ids[r] = drawn[r].id;
+        if (logprobs) logprobs[r] = drawn[r].logprob;
+        if (counts) counts[size_t(r) * vocabulary + drawn[r].id] += 2;
+    }
+    return VI_OK;
+} VI_CATCH(context)

@@ -37,6 +37,7 @@ extern "C" {
 
 typedef uint16_t vi_bf16; /* the upper half of an IEEE float, rounded to nearest even */
 typedef struct vi_context vi_context;
+typedef struct vi_transform vi_transform;
 typedef struct vi_quantizer vi_quantizer;
 typedef struct vi_kv_layer vi_kv_layer;
 typedef struct vi_graph vi_graph;
@@ -63,6 +64,10 @@ typedef struct vi_graph vi_graph;
 #define VI_OUTPUT_SILU 2
 #define VI_PACKED_ROWS 16
 
+#define VI_TRANSFORM_FORWARD 0 /* of keys and values, see vi_transform_create */
+#define VI_TRANSFORM_QUERY 1
+#define VI_TRANSFORM_INVERSE 2
+
 #define VI_PAGE_TOKENS 64
 #define VI_SAMPLE_SETTINGS 8 /* floats a row in the settings of vi_sample */
 
@@ -78,7 +83,7 @@ VI_API int32_t vi_device_count(uint8_t* out, uint8_t* reason, int32_t capacity);
 /* Makes a context on device `device` (0 for the CPU). threads: CPU threads, 0 = all; the CUDA library ignores it.
  * A context is written to `out` even on an error other than out of memory, so that vi_last_error can be asked; destroy it then too. */
 VI_API int32_t vi_context_create(uint8_t* out, int32_t device, int32_t threads);
-/* Waits for the device and frees the context. Tensors, quantizers, layers and graphs of it must be gone. */
+/* Waits for the device and frees the context. Tensors, transforms, quantizers, layers and graphs of it must be gone. */
 VI_API int32_t vi_context_destroy(vi_context* context);
 /* Copies the last error's message, at most capacity bytes with its NUL. */
 VI_API int32_t vi_last_error(vi_context* context, uint8_t* out, int32_t capacity);
@@ -163,28 +168,36 @@ VI_API int32_t vi_channel_max(vi_context* context, float* maxima, const float* x
 
 /* ---------------------------------------------------------------- cache */
 
+/* How the vectors of kv_heads heads are brought to the space in which they are coded. smooth f32 [kv_heads, head_dim] or NULL and hadamard 0 or 1:
+ *  - VI_TRANSFORM_FORWARD, of keys and values: x~ = (x / smooth) H;
+ *  - VI_TRANSFORM_QUERY: (x * smooth) H;
+ *  - VI_TRANSFORM_INVERSE: x of x~.
+ * Or in place of both a fitted transform, matrices f32 [3, kv_heads, head_dim, head_dim] (otherwise NULL), as row vectors take them, in the order of the directions:
+ * x~ = x matrices[direction, head]. With A = matrices[0] scores stay what they are where matrices[1] is the transposed inverse of A, and matrices[2] is the
+ * inverse; the library takes them as they are given. With none of the three x~ = x. All is copied. VI_INVALID_ARGUMENT for matrices beside smooth or hadamard, and on
+ * the CPU where a number is not finite. head_dim 64 or 128; others are VI_UNSUPPORTED, by name. */
+VI_API int32_t vi_transform_create(vi_context* context, uint8_t* out, const float* smooth, const float* matrices, int32_t kv_heads, int32_t head_dim, int32_t hadamard);
+/* Quantizers made with the transform keep what it holds: it may be destroyed before them. */
+VI_API int32_t vi_transform_destroy(vi_context* context, vi_transform* transform);
+/* Applies a transform to x [rows, heads, head_dim] in one of the VI_TRANSFORM_* directions; head h of `heads` is transformed as KV head h / (heads / kv_heads).
+ * x and out have the row stride; out may be x. */
+VI_API int32_t vi_transform_apply(vi_context* context, float* out, const float* x, const vi_transform* transform, int32_t direction, int32_t rows, int32_t heads, int32_t stride);
+
 /* How one side (keys or values) of a layer is kept. codebooks f32 [codebook_heads, codebook_parts, 2^bits, sub_dim]: codebook_heads 1 or kv_heads,
- * codebook_parts 1 or head_dim / sub_dim, a codebook for each sub-vector of a head (of which the CUDA library is slower to read; the others are tuned);
- * smooth f32 [kv_heads, head_dim] or NULL; hadamard and token_scale 0 or 1. Both arrays are copied, each codebook rounded to whole multiples of
- * max |c| / 127 (sub_dim 2: 2047), so that both libraries hold the same.
- * bits 16 with sub_dim 1 and codebooks NULL keeps bf16 rows and no transform. Otherwise (sub_dim, bits) is one of
- * (2,8) (4,12) (4,10) (4,8) (4,6) (8,12) (8,8). head_dim 64 or 128; others are VI_UNSUPPORTED, by name.
+ * codebook_parts 1 or head_dim / sub_dim, a codebook for each sub-vector of a head (of which the CUDA library is slower to read; the others are tuned). They are
+ * copied, each rounded to whole multiples of max |c| / 127 (sub_dim 2: 2047), so that both libraries hold the same. transform: of the same heads, or NULL for none; the quantizer
+ * keeps what it holds, the handle may be destroyed. token_scale 0 or 1. Formats, as (sub_dim,bits), are
+ * bf16 (1,16), d2b8 (2,8), d4b12 (4,12), d4b10 (4,10), d4b8 (4,8), d4b6 (4,6), d8b12 (8,12), d8b8 (8,8);
+ * bf16 keeps rows as they are, without codebooks, transform and token_scale. head_dim 64 or 128; others are VI_UNSUPPORTED, by name.
  * With token_scale each vector x~ is coded as s c: r = rms(x~), c = nearest(x~ / r), s = <x~, c> / <c, c>, kept in 8 bits as
  * u = clamp(round(16 log2 s) + 128, 0, 255), s = 2^((u - 128) / 16). A vector of zeros has u = 0. Without it c = nearest(x~), s = 1. */
-VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const float* smooth, int32_t kv_heads, int32_t head_dim, int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t codebook_parts, int32_t hadamard, int32_t token_scale);
+VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const vi_transform* transform, int32_t kv_heads, int32_t head_dim, int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t codebook_parts, int32_t token_scale);
+/* Layers made with the quantizer keep what it holds: it may be destroyed before them. */
 VI_API int32_t vi_quantizer_destroy(vi_context* context, vi_quantizer* quantizer);
-/* Puts a fitted transform in the place of smooth and hadamard: matrices f32 [3, kv_heads, head_dim, head_dim], those of vi_transform's three directions, as row
- * vectors take them: x~ = x matrices[direction, head]. With A = matrices[0] scores stay what they are where matrices[1] is the transposed inverse of A, and
- * matrices[2] is the inverse; the library takes them as they are given. Copied. VI_INVALID_ARGUMENT where layers are made with the quantizer already, where it has
- * matrices, smooth, hadamard or 16 bits, and on the CPU where a number is not finite. */
-VI_API int32_t vi_quantizer_matrices(vi_context* context, vi_quantizer* quantizer, const float* matrices);
 /* The codebooks as they were rounded, f32 [codebook_heads, codebook_parts, 2^bits, sub_dim]. */
 VI_API int32_t vi_quantizer_codebook(vi_context* context, float* out, const vi_quantizer* quantizer);
 /* Writes (int64) the bytes of one page of all KV heads: the codes and token scales of VI_PAGE_TOKENS tokens. */
 VI_API int32_t vi_page_bytes(vi_context* context, uint8_t* out, const vi_quantizer* quantizer);
-/* Applies a quantizer's transform. direction 0: x~ = (x / smooth) H. 1: the query's, (x * smooth) H, where head h of `heads` uses
- * the smooth of KV head h / (heads / kv_heads). 2: the inverse of 0. Or x times the matrices of vi_quantizer_matrices. x and out [rows, heads, head_dim], both with the row stride; out may be x. */
-VI_API int32_t vi_transform(vi_context* context, float* out, const float* x, const vi_quantizer* quantizer, int32_t direction, int32_t rows, int32_t heads, int32_t stride);
 
 /* Binds one layer's memory; the addresses must outlive the handle. key_pages, value_pages: page_count blocks of vi_page_bytes.
  * key_recent, value_recent bf16 [slots, kv_heads, recent, head_dim] (NULL if recent is 0); key_sinks, value_sinks bf16

@@ -134,7 +134,7 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
         // Lane i holds the index of the warp's i-th page from here on; again after every 32 pages.
         auto load_indices = [&](int from) {
             const int number = from + lane * warps;
-            return number < page_end ? cache.page_index(r.slot, coded_begin / VI_PAGE_TOKENS + number) : 0;
+            return number < page_end ? cache.page_index(r.slot, coded_begin / page_tokens + number) : 0;
         };
         int indices = load_indices(page);
 
@@ -198,8 +198,8 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
                 // int32 holds 65536 tokens of weight 1 and codewords of 127: then all weights are halved, by a maximum that is 1 higher.
                 for (int pages_done = 1; page < page_end; page += warps, ++pages_done) {
                     const bool full = V::integer && pages_done % 1024 == 0;
-                    const int start = (coded_begin / VI_PAGE_TOKENS + page) * VI_PAGE_TOKENS;
-                    const bool partial = start < coded_begin || start + VI_PAGE_TOKENS > coded_end;
+                    const int start = (coded_begin / page_tokens + page) * page_tokens;
+                    const bool partial = start < coded_begin || start + page_tokens > coded_end;
 #pragma unroll 1
                     for (int half = 0; half < 2; half += halves) {
                         constexpr int tiles = 2 * halves;

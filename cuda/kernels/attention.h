@@ -23,31 +23,9 @@ struct AttentionArguments {
 
 inline size_t attention_counters(const vi_context* context) { return static_cast<size_t>(context->multiprocessors) * attention_blocks; }
 
-// Formats in the order of the tables of launchers.
-constexpr int attention_formats = 8;
-inline int attention_format(const Quantizer& q) {
-    switch (q.sub_dim * 100 + q.bits) {
-        case 116: return 0;
-        case 208: return 1;
-        case 412: return 2;
-        case 410: return 3;
-        case 408: return 4;
-        case 406: return 5;
-        case 812: return 6;
-        case 808: return 7;
-    }
-    return -1;
-}
-
-// One function a key format (attention_<format>.cu). value_format as above.
-using AttentionLauncher = int32_t (*)(vi_context*, const AttentionArguments&, int value_format);
-int32_t attention_bf16(vi_context*, const AttentionArguments&, int);
-int32_t attention_d2b8(vi_context*, const AttentionArguments&, int);
-int32_t attention_d4b12(vi_context*, const AttentionArguments&, int);
-int32_t attention_d4b10(vi_context*, const AttentionArguments&, int);
-int32_t attention_d4b8(vi_context*, const AttentionArguments&, int);
-int32_t attention_d4b6(vi_context*, const AttentionArguments&, int);
-int32_t attention_d8b12(vi_context*, const AttentionArguments&, int);
-int32_t attention_d8b8(vi_context*, const AttentionArguments&, int);
+// One function a key format, attention_<format>.cu. value_format: its index.
+using AttentionLauncher = int32_t (*)(vi_context*, const char* name, const AttentionArguments&, int value_format);
+#define VI_ATTENTION_LAUNCHER(format, d, b) int32_t attention_##format(vi_context*, const char* name, const AttentionArguments&, int value_format);
+VI_FORMATS(VI_ATTENTION_LAUNCHER)
 // For any formats, with a codebook a sub-vector: attention_parts.cu. It allots its own partials and needs no counters.
-int32_t attention_parts(vi_context*, const AttentionArguments&);
+int32_t attention_parts(vi_context*, const char* name, const AttentionArguments&);

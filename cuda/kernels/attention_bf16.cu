@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_bf16, 1, 16)
+VI_ATTENTION(bf16)

@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_d2b8, 2, 8)
+VI_ATTENTION(d2b8)

@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_d4b10, 4, 10)
+VI_ATTENTION(d4b10)

@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_d4b12, 4, 12)
+VI_ATTENTION(d4b12)

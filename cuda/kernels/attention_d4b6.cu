@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_d4b6, 4, 6)
+VI_ATTENTION(d4b6)

@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_d4b8, 4, 8)
+VI_ATTENTION(d4b8)

@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_d8b12, 8, 12)
+VI_ATTENTION(d8b12)

@@ -1,3 +1,3 @@
 #include "attention_launch.cuh"
 
-VI_ATTENTION(attention_d8b8, 8, 8)
+VI_ATTENTION(d8b8)

@@ -41,7 +41,7 @@ template <int D> __global__ void __launch_bounds__(warps * 32) parts_kernel(cons
         if (h >= a.group) continue;
         const int64_t at = static_cast<int64_t>(index) * a.stride + (head * a.group + h) * D + lane * N;
         for (int i = 0; i < N; ++i) q[h][i] = a.q[at + i] * a.scale;
-        transform_vector<D, 1>(q[h], c.keys.transform, head);
+        transform_vector<D, VI_TRANSFORM_QUERY>(q[h], c.keys.transform, head);
     }
     for (int position = begin + warp; position < end; position += warps) {
         float key[N], value[N];
@@ -103,22 +103,21 @@ template <int D> __global__ void merge_kernel(const __grid_constant__ AttentionA
         for (int i = 0; i < N; ++i) x[i] += factor * partials[s * step + lane * N + i];
     }
     for (int i = 0; i < N; ++i) x[i] /= total;
-    transform_vector<D, 2>(x, a.cache.values.transform, head);
+    transform_vector<D, VI_TRANSFORM_INVERSE>(x, a.cache.values.transform, head);
     for (int i = 0; i < N; ++i) out[lane * N + i] = x[i];
 }
 
 } // namespace
 
-int32_t attention_parts(vi_context* context, const AttentionArguments& all) {
+int32_t attention_parts(vi_context* context, const char* name, const AttentionArguments& all) {
     AttentionArguments a = all;
     const Cache& c = a.cache;
     // Positions are in device memory: as many splits as a slot may have, those behind a row's end are left at once.
-    const int splits = ceil_div(c.max_pages * static_cast<int64_t>(VI_PAGE_TOKENS), static_cast<int64_t>(split_tokens));
+    const int splits = ceil_div(c.max_pages * static_cast<int64_t>(page_tokens), static_cast<int64_t>(split_tokens));
     const size_t row_bytes = static_cast<size_t>(splits) * a.heads * (c.head_dim + 2) * sizeof(float);
     const size_t fitting = partial_bytes / row_bytes;
     const int most = fitting < 1 ? 1 : fitting < 65535 ? static_cast<int>(fitting) : 65535;
-    VI_REQUIRE(context, c.kv_heads <= 65535, "vi_attention: %d KV heads", c.kv_heads);
-    VI_WORKSPACE(context, float, partials, row_bytes * (all.rows < most ? all.rows : most), "vi_attention");
+    VI_WORKSPACE(context, float, partials, row_bytes * (all.rows < most ? all.rows : most), name);
     a.partials = partials;
     auto parts = c.head_dim == 64 ? parts_kernel<64> : parts_kernel<128>;
     auto merge = c.head_dim == 64 ? merge_kernel<64> : merge_kernel<128>;
@@ -129,9 +128,9 @@ int32_t attention_parts(vi_context* context, const AttentionArguments& all) {
         a.slots = all.slots + first;
         a.positions = all.positions + first;
         parts<<<dim3(splits, c.kv_heads, a.rows), warps * 32, 0, context->stream>>>(a, splits);
-        VI_LAUNCHED(context, "vi_attention");
+        VI_LAUNCHED(context, name);
         merge<<<dim3(a.heads, a.rows), 32, 0, context->stream>>>(a, splits);
-        VI_LAUNCHED(context, "vi_attention");
+        VI_LAUNCHED(context, name);
     }
     return VI_OK;
 }

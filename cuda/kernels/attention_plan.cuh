@@ -23,7 +23,7 @@ struct AttentionRow {
         if (tokens < 1 || !c.valid(slot, tokens - 1)) return;
         coded_begin = min(c.sinks, tokens);
         coded_end = max(coded_begin, min(tokens, max(tokens - c.window, c.exact_from[slot])));
-        pages = coded_begin < coded_end ? (coded_end - 1) / VI_PAGE_TOKENS - coded_begin / VI_PAGE_TOKENS + 1 : 0;
+        pages = coded_begin < coded_end ? (coded_end - 1) / page_tokens - coded_begin / page_tokens + 1 : 0;
     }
     __device__ int exact_tiles() const { return (coded_begin + tokens - coded_end + 15) / 16; }
     __device__ int units() const { return pages < 0 ? 1 : pages + exact_tiles(); }

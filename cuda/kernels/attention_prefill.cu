@@ -10,6 +10,7 @@
 // arrive. q, k, v and the probabilities are bf16, sums f32.
 #include "attention_tile.cuh"
 #include "quantize.cuh"
+#include <numbers>
 
 namespace {
 
@@ -206,16 +207,16 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
 }
 
 template <int D>
-int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, float* past_queries, const void* keys, const void* values,
+int32_t prefill(vi_context* context, const char* name, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, float* past_queries, const void* keys, const void* values,
                 const Cache* cache, int slot, int past, int first, int kv_heads, int64_t kv_stride, bool converted) {
     constexpr size_t bytes = 4 * tile * D * 2;
-    VI_SHARED(context, "vi_attention_prefill", prefill_kernel<D>, bytes);
+    VI_SHARED(context, name, prefill_kernel<D>, bytes);
     const int total = past + first + a.rows;
     const float* const fresh_queries = a.q;
     const int64_t fresh_stride = a.q_stride, width = static_cast<int64_t>(a.heads) * D;
     if (past) {
-        launch_transform(context->stream, past_queries, a.q, cache->keys.transform, 1, a.rows, a.heads, kv_heads, D, width, a.q_stride);
-        VI_LAUNCHED(context, "vi_attention_prefill");
+        launch_transform(context->stream, past_queries, a.q, cache->keys.transform, VI_TRANSFORM_QUERY, a.rows, a.heads, kv_heads, D, width, a.q_stride);
+        VI_LAUNCHED(context, name);
     }
     for (int begin = 0; begin < total;) {
         const bool fresh = begin >= past, in_place = fresh && converted;
@@ -234,13 +235,13 @@ int32_t prefill(vi_context* context, Prompt a, vi_bf16* keys_out, vi_bf16* value
             convert_fresh_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, static_cast<const float*>(keys), static_cast<const float*>(values),
                                                                          begin - past, a.count, kv_heads, kv_stride);
         if (!fresh) convert_past_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
-        VI_LAUNCHED(context, "vi_attention_prefill");
+        VI_LAUNCHED(context, name);
         prefill_kernel<D><<<dim3(ceil_div(a.rows, queries), a.heads), threads, bytes, context->stream>>>(a);
-        VI_LAUNCHED(context, "vi_attention_prefill");
+        VI_LAUNCHED(context, name);
         begin = end;
         if (begin == past) {
-            launch_transform(context->stream, a.out, a.out, cache->values.transform, 2, a.rows, a.heads, kv_heads, D, width, width);
-            VI_LAUNCHED(context, "vi_attention_prefill");
+            launch_transform(context->stream, a.out, a.out, cache->values.transform, VI_TRANSFORM_INVERSE, a.rows, a.heads, kv_heads, D, width, width);
+            VI_LAUNCHED(context, name);
         }
     }
     return VI_OK;
@@ -252,37 +253,19 @@ extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, 
                                                const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows,
                                                int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride,
                                                int32_t kv_dtype) VI_TRY {
-    const char* name = "vi_attention_prefill";
-    VI_OPEN(context, "vi_attention_prefill");
-    VI_REQUIRE(context, rows >= 0 && first >= 0 && past >= 0, "%s: rows is %d, first %d, past %d", name, rows, first, past);
-    VI_REQUIRE(context, static_cast<int64_t>(past) + first + rows <= INT32_MAX, "%s: %d past, %d first and %d rows do not fit int32", name, past, first, rows);
-    if (head_dim != 64 && head_dim != 128) return context->fail(VI_UNSUPPORTED, "%s: head_dim %d is not supported: 64 and 128 are", name, head_dim);
-    VI_REQUIRE(context, kv_heads >= 1 && heads >= 1 && heads % kv_heads == 0 && heads / kv_heads <= 16,
-               "%s: heads is %d, kv_heads %d: heads is 1 to 16 times kv_heads", name, heads, kv_heads);
-    VI_REQUIRE(context, static_cast<int64_t>(heads) * head_dim <= q_stride, "%s: q_stride is %d, less than heads * head_dim", name, q_stride);
-    VI_REQUIRE(context, static_cast<int64_t>(kv_heads) * head_dim <= kv_stride, "%s: kv_stride is %d, less than kv_heads * head_dim", name, kv_stride);
-    VI_REQUIRE(context, past == 0 || layer, "%s: layer is NULL and past is %d", name, past);
-    const Cache* cache = past ? &layer->cache : nullptr;
-    if (cache) {
-        VI_REQUIRE(context, cache->kv_heads == kv_heads && cache->head_dim == head_dim, "%s: the layer has %d KV heads of %d, the call %d of %d", name,
-                   cache->kv_heads, cache->head_dim, kv_heads, head_dim);
-        VI_REQUIRE(context, slot >= 0 && slot < cache->slots, "%s: slot %d is outside the %d slots", name, slot, cache->slots);
-        VI_REQUIRE(context, past <= static_cast<int64_t>(cache->max_pages) * VI_PAGE_TOKENS, "%s: past is %d: a slot holds %lld", name, past,
-                   static_cast<long long>(cache->max_pages) * VI_PAGE_TOKENS);
-    }
-    VI_REQUIRE(context, kv_dtype == VI_F32 || kv_dtype == VI_BF16, "%s: kv_dtype is %d, not f32 (0) or bf16 (1)", name, kv_dtype);
-    const bool converted = kv_dtype == VI_BF16;
-    VI_REQUIRE(context, !converted || (kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(keys) % 16 == 0 && reinterpret_cast<uintptr_t>(values) % 16 == 0),
-               "%s: rows of bf16 keys and values begin at multiples of 16 bytes: kv_stride is %d", name, kv_stride);
+    VI_OPEN(context);
+    VI_CHECK(check_attention_prefill(context, __func__, out, q, keys, values, shape_of(layer), slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
+                                     kv_stride, kv_dtype));
     if (rows == 0) return VI_OK;
-    VI_REQUIRE(context, out && q && keys && values, "%s: out, q, keys or values is NULL", name);
+    const Cache* cache = past ? &layer->cache : nullptr;
+    const bool converted = kv_dtype == VI_BF16;
     const int longest = converted || past > first + rows ? past : first + rows, held = longest < chunk_tokens ? longest : chunk_tokens;
     const size_t side_bytes = align_256(static_cast<size_t>(held) * kv_heads * head_dim * 2);
     const size_t lse_bytes = align_256(static_cast<size_t>(rows) * heads * 4), query_bytes = past ? static_cast<size_t>(rows) * heads * head_dim * 4 : 0;
-    VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + lse_bytes + query_bytes, name);
-    Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, 0, 0, scale * 1.4426950408889634f, 0, rows, heads, heads / kv_heads,
-                0, q_stride, false};
+    VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + lse_bytes + query_bytes, __func__);
+    Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, 0, 0, scale * std::numbers::log2e_v<float>, 0, rows, heads,
+                heads / kv_heads, 0, q_stride, false};
     auto run = head_dim == 64 ? prefill<64> : prefill<128>;
-    return run(context, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes),
+    return run(context, __func__, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes),
                reinterpret_cast<float*>(scratch + 2 * side_bytes + lse_bytes), keys, values, cache, slot, past, first, kv_heads, kv_stride, converted);
-} VI_CATCH(context, "vi_attention_prefill")
+} VI_CATCH(context)

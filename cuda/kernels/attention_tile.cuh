@@ -38,12 +38,14 @@ __device__ inline uint32_t pack_f16(float low, float high) {
     return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
+constexpr int log2_of(int x) { return x < 2 ? 0 : 1 + log2_of(x / 2); } // of a power of 2
+
 // Codewords in shared memory, each `copies` times so that no two lanes (8 bytes: of half a warp) meet in a bank: entry i of copy c stands at
 // i Stride + c entry_bytes. Codes of 8 bits have 128 bytes of copies; with a Stride of 256 two tables fill each other's gaps. An offset is one
 // dot product of the code's word (measured faster than a byte permutation, which the values need for their transposes). 10 bits have the copies that fit; 12 bits one copy, and conflicts.
 template <class F, int Copies, int Stride> struct Table {
     static constexpr int copies = Copies, stride = Stride, row = Copies * F::entry_bytes, bytes = F::codewords * row;
-    static constexpr int shift = stride == 4 ? 2 : stride == 8 ? 3 : stride == 16 ? 4 : stride == 32 ? 5 : stride == 64 ? 6 : stride == 128 ? 7 : 8;
+    static constexpr int shift = log2_of(stride);
 
     static __device__ int lane_offset(int lane) { return lane % copies * F::entry_bytes; }
 

@@ -97,28 +97,19 @@ int32_t codebook_assign(vi_context* context, int32_t* codes, float* distances, c
 
 extern "C" VI_API int32_t vi_codebook_assign(vi_context* context, int32_t* codes, const float* points, const float* codebook,
     int32_t count, int32_t dim, int32_t codewords) VI_TRY {
-    VI_OPEN(context, "vi_codebook_assign");
-    VI_REQUIRE(context, count >= 0, "vi_codebook_assign: count is %d", count);
-    VI_REQUIRE(context, dim >= 1 && dim <= 16, "vi_codebook_assign: dim is %d, not in 1..16", dim);
-    VI_REQUIRE(context, codewords >= 1 && codewords <= 65536, "vi_codebook_assign: codewords is %d, not in 1..65536", codewords);
+    VI_OPEN(context);
+    VI_CHECK(check_codebook_assign(context, __func__, codes, points, codebook, count, dim, codewords));
     if (count == 0) return VI_OK;
-    VI_POINTER(context, "vi_codebook_assign", codes);
-    VI_POINTER(context, "vi_codebook_assign", points);
-    VI_POINTER(context, "vi_codebook_assign", codebook);
-    return codebook_assign(context, codes, nullptr, points, codebook, count, dim, codewords, "vi_codebook_assign");
-} VI_CATCH(context, "vi_codebook_assign")
+    return codebook_assign(context, codes, nullptr, points, codebook, count, dim, codewords, __func__);
+} VI_CATCH(context)
 
 extern "C" VI_API int32_t vi_channel_max(vi_context* context, float* maxima, const float* x, int32_t rows, int32_t width, int32_t stride) VI_TRY {
-    VI_OPEN(context, "vi_channel_max");
-    VI_REQUIRE(context, rows >= 0, "vi_channel_max: rows is %d", rows);
-    VI_REQUIRE(context, width >= 1, "vi_channel_max: width is %d", width);
-    VI_REQUIRE(context, stride >= width, "vi_channel_max: stride is %d, below width %d", stride, width);
+    VI_OPEN(context);
+    VI_CHECK(check_channel_max(context, __func__, maxima, x, rows, width, stride));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_channel_max", maxima);
-    VI_POINTER(context, "vi_channel_max", x);
     const int32_t columns = ceil_div(width, 32), parts = std::clamp(context->multiprocessors * 8 / columns, 1, std::min(ceil_div(rows, 8),
         65535));
     channel_max_kernel<<<dim3(columns, parts), dim3(32, 8), 0, context->stream>>>(maxima, x, rows, width, stride);
-    VI_LAUNCHED(context, "vi_channel_max");
+    VI_LAUNCHED(context, __func__);
     return VI_OK;
-} VI_CATCH(context, "vi_channel_max")
+} VI_CATCH(context)

@@ -1,18 +1,12 @@
 // The library, the context, its errors and its scratch memory.
 #include "context.h"
+#include "common/text.h"
 #include "linear.h"
 #include <algorithm>
 
 namespace {
 
 __global__ void probe_kernel() {}
-
-// Copies text with its NUL, cut to the capacity.
-void write(uint8_t* out, int32_t capacity, const std::string& text) {
-    const size_t size = std::min<size_t>(text.size(), capacity - 1);
-    std::memcpy(out, text.data(), size);
-    out[size] = 0;
-}
 
 // The smallest compute capability that the library is built for: sm_80.
 constexpr int oldest = 8;
@@ -35,32 +29,32 @@ std::string too_old(const cudaDeviceProp& properties) {
 }
 
 // Takes the device into use. On an error `unusable` says why.
-int32_t open(vi_context* context, int32_t device) {
+int32_t open(vi_context* context, const char* name, int32_t device) {
     int count = 0;
     const cudaError_t code = cudaGetDeviceCount(&count);
     if (code != cudaSuccess || count == 0) {
         context->unusable = code != cudaSuccess ? no_device(code) : "no CUDA device";
-        return context->fail(VI_NO_DEVICE, "vi_context_create: %s", context->unusable.c_str());
+        return context->fail(VI_NO_DEVICE, "%s: %s", name, context->unusable.c_str());
     }
     if (device < 0 || device >= count) {
         context->unusable = "device is " + std::to_string(device) + ", there are " + std::to_string(count);
-        return context->fail(VI_NO_DEVICE, "vi_context_create: %s", context->unusable.c_str());
+        return context->fail(VI_NO_DEVICE, "%s: %s", name, context->unusable.c_str());
     }
     context->unusable = "the context could not be made";
-    VI_CUDA(context, "vi_context_create", cudaGetDeviceProperties(&context->properties, device));
+    VI_CUDA(context, name, cudaGetDeviceProperties(&context->properties, device));
     if (context->properties.major < oldest) {
         context->unusable = too_old(context->properties);
-        return context->fail(VI_NO_DEVICE, "vi_context_create: %s", context->unusable.c_str());
+        return context->fail(VI_NO_DEVICE, "%s: %s", name, context->unusable.c_str());
     }
-    VI_CUDA(context, "vi_context_create", cudaSetDevice(device));
+    VI_CUDA(context, name, cudaSetDevice(device));
     cudaFuncAttributes attributes;
     if (cudaFuncGetAttributes(&attributes, probe_kernel) != cudaSuccess) {
         cudaGetLastError();
         context->unusable = too_old(context->properties);
-        return context->fail(VI_NO_DEVICE, "vi_context_create: %s", context->unusable.c_str());
+        return context->fail(VI_NO_DEVICE, "%s: %s", name, context->unusable.c_str());
     }
-    VI_CUDA(context, "vi_context_create", cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
-    for (cudaEvent_t& event : context->events) VI_CUDA(context, "vi_context_create", cudaEventCreate(&event));
+    VI_CUDA(context, name, cudaStreamCreateWithFlags(&context->stream, cudaStreamNonBlocking));
+    for (cudaEvent_t& event : context->events) VI_CUDA(context, name, cudaEventCreate(&event));
     context->multiprocessors = context->properties.multiProcessorCount;
     context->shared_limit = context->properties.sharedMemPerBlockOptin;
     context->device = device;
@@ -68,20 +62,6 @@ int32_t open(vi_context* context, int32_t device) {
 }
 
 } // namespace
-
-int32_t vi_context::fail(int32_t status, const char* format, ...) {
-    char text[1024];
-    va_list args;
-    va_start(args, format);
-    std::vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    error = text;
-    if (capturing && capture_status == VI_OK) {
-        capture_status = status;
-        capture_error = error;
-    }
-    return status;
-}
 
 int32_t vi_context::fail_cuda(cudaError_t code, const char* name) {
     cudaGetLastError(); // the next operation must not find this error again
@@ -102,7 +82,7 @@ int32_t vi_context::fail_cuda(cudaError_t code, const char* name) {
 void* vi_context::workspace(size_t bytes, const char* name) {
     workspace_status = VI_OK;
     if (bytes <= workspace_bytes) return workspace_address;
-    if (capturing) {
+    if (recording) {
         workspace_status = fail(VI_INVALID_ARGUMENT,
             "%s: needs %zu bytes of scratch memory and has %zu: run the same call once before it is part of a graph",
                                 name, bytes, workspace_bytes);
@@ -160,7 +140,7 @@ VI_API int32_t vi_device_count(uint8_t* out, uint8_t* reason, int32_t capacity) 
             else ++usable;
         }
         std::memcpy(out, &usable, sizeof usable);
-        if (usable == 0 && reason && capacity > 0) write(reason, capacity, text);
+        if (usable == 0 && reason && capacity > 0) write_text(reason, capacity, text);
         return VI_OK;
     } catch (...) {
         return VI_INTERNAL_ERROR;
@@ -173,15 +153,15 @@ VI_API int32_t vi_context_create(uint8_t* out, int32_t device, int32_t) {
     std::memcpy(out, &context, sizeof context);
     if (!context) return VI_OUT_OF_MEMORY;
     VI_TRY {
-        return open(context, device);
-    } VI_CATCH(context, "vi_context_create")
+        return open(context, __func__, device);
+    } VI_CATCH(context)
 }
 
 VI_API int32_t vi_context_destroy(vi_context* context) {
     if (!context) return VI_INVALID_ARGUMENT;
     if (context->stream) {
         if (context->device >= 0) cudaSetDevice(context->device);
-        if (context->capturing) {
+        if (context->recording) {
             cudaGraph_t graph = nullptr;
             cudaStreamEndCapture(context->stream, &graph);
             if (graph) cudaGraphDestroy(graph);
@@ -202,30 +182,27 @@ VI_API int32_t vi_context_destroy(vi_context* context) {
 
 VI_API int32_t vi_last_error(vi_context* context, uint8_t* out, int32_t capacity) {
     if (!context || !out || capacity < 1) return VI_INVALID_ARGUMENT;
-    write(out, capacity, context->error);
+    write_text(out, capacity, context->error);
     return VI_OK;
 }
 
 VI_API int32_t vi_device_info(vi_context* context, uint8_t* out, int32_t capacity) VI_TRY {
-    VI_OPEN(context, "vi_device_info");
-    VI_POINTER(context, "vi_device_info", out);
+    VI_OPEN(context);
+    VI_POINTER(context, __func__, out);
     const cudaDeviceProp& properties = context->properties;
-    std::string name;
-    for (const char* c = properties.name; *c; ++c)
-        if (*c != '"' && *c != '\\' && static_cast<unsigned char>(*c) >= ' ') name += *c;
-    const std::string text = "{\"library\":\"vecinfer_cuda\",\"device\":\"" + name + "\",\"compute\":\"" + std::to_string(properties.major) + "." +
+    const std::string text = "{\"library\":\"vecinfer_cuda\",\"device\":" + quoted(properties.name) + ",\"compute\":\"" + std::to_string(properties.major) + "." +
                              std::to_string(properties.minor) + "\",\"threads\":" + std::to_string(context->multiprocessors) + ",\"instructions\":\"" +
                              linear_large_library(context) + "\"}";
-    VI_REQUIRE(context, capacity > static_cast<int64_t>(text.size()), "vi_device_info: capacity is %d, needs %zu", capacity, text.size() + 1);
-    write(out, capacity, text);
+    VI_REQUIRE(context, capacity > static_cast<int64_t>(text.size()), "%s: capacity is %d, needs %zu", __func__, capacity, text.size() + 1);
+    write_text(out, capacity, text);
     return VI_OK;
-} VI_CATCH(context, "vi_device_info")
+} VI_CATCH(context)
 
 VI_API int32_t vi_synchronize(vi_context* context) VI_TRY {
-    VI_OPEN(context, "vi_synchronize");
-    VI_NOT_CAPTURED(context, "vi_synchronize");
-    VI_CUDA(context, "vi_synchronize", cudaStreamSynchronize(context->stream));
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_CUDA(context, __func__, cudaStreamSynchronize(context->stream));
     return VI_OK;
-} VI_CATCH(context, "vi_synchronize")
+} VI_CATCH(context)
 
 } // extern "C"

@@ -1,27 +1,18 @@
-// What every file of the CUDA library shares: the context, status and launch macros, scratch memory, bf16.
+// What every file of the CUDA library shares: the context, launch macros, scratch memory, bf16.
 //
-// The shape of every exported function:
+// After its checks an exported function launches:
 //
-//     VI_API int32_t vi_x(vi_context* context, float* out, ...) VI_TRY {
-//         VI_OPEN(context, "vi_x");
-//         VI_REQUIRE(context, rows >= 0, "vi_x: rows is %d", rows);
 //         x_kernel<<<blocks, threads, 0, context->stream>>>(...);
-//         VI_LAUNCHED(context, "vi_x");
+//         VI_LAUNCHED(context, __func__);
 //         return VI_OK;
-//     } VI_CATCH(context, "vi_x")
 //
-// Nothing in it allocates device memory or waits, so that it can be part of a graph; functions that do say VI_NOT_CAPTURED.
+// Nothing in it allocates device memory or waits, so that it can be part of a graph; functions that do say VI_NOT_RECORDED.
 #pragma once
-#include "vecinfer.h"
+#include "common/rules.h"
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
-#include <cstdarg>
-#include <cstdio>
 #include <cstring>
-#include <exception>
 #include <memory>
-#include <new>
-#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -32,55 +23,42 @@ struct vi_graph {
     cudaGraphExec_t executable = nullptr;
 };
 
-struct vi_context {
+struct vi_context : Context {
     int32_t device = -1;             // -1: unusable, `unusable` says why
     std::string unusable;
     cudaStream_t stream = nullptr;   // never the legacy stream, which can't be captured
     cudaDeviceProp properties = {};
     int32_t multiprocessors = 0;
     size_t shared_limit = 0;         // bytes of shared memory that a block can opt in to
-    std::string error;
     std::unordered_map<void*, int64_t> allocations; // address -> bytes; the workspace is not among them
     int64_t allocated = 0, peak = 0;
-    cudaEvent_t events[64] = {};
-    bool event_recorded[64] = {};
+    cudaEvent_t events[event_count] = {};
+    bool event_recorded[event_count] = {};
     bool constants_written = false;  // by the kernel launched last: the next one must not begin early, see launch_early
-    bool capturing = false;          // between vi_graph_begin and vi_graph_end
-    int32_t capture_status = VI_OK;
-    std::string capture_error;
     int32_t graphs = 0;              // alive; a graph keeps the addresses of the workspace it was recorded with
     void* workspace_address = nullptr;
     size_t workspace_bytes = 0;
     std::vector<void*> workspaces_retired;
     std::shared_ptr<vi_cublas> cublas;
 
-    // Sets the message and returns the status, so that `return context->fail(...)` is one line.
-    int32_t fail(int32_t status, const char* format, ...) __attribute__((format(printf, 3, 4)));
-    // The same for a CUDA error: out of memory and missing code get their own status. Clears the error.
+    // fail() for a CUDA error: out of memory and missing code get their own status. Clears the error.
     int32_t fail_cuda(cudaError_t code, const char* name);
     // Device memory that vi_memory_info counts, aligned to 256. name is the function's, for messages.
     int32_t allocate(void** out, size_t bytes, const char* name);
     int32_t release(void* address, const char* name);
     // Scratch memory, aligned to 256, valid until the next call of it on this context: one per operation. It only grows, and not while
-    // capturing. nullptr after a failure; then `return context->workspace_status`.
+    // recording. nullptr after a failure; then `return context->workspace_status`.
     void* workspace(size_t bytes, const char* name);
     int32_t workspace_status = VI_OK;
 };
 
 // First line of every function but those that make, destroy or question a context.
-#define VI_OPEN(context, name)                                                                                      \
-    do {                                                                                                            \
-        if (!(context)) return VI_INVALID_ARGUMENT;                                                                 \
-        if ((context)->device < 0) return (context)->fail(VI_NO_DEVICE, name ": %s", (context)->unusable.c_str());  \
-        VI_CUDA(context, name, cudaSetDevice((context)->device));                                                   \
+#define VI_OPEN(context)                                                                                                      \
+    do {                                                                                                                      \
+        if (!(context)) return VI_INVALID_ARGUMENT;                                                                           \
+        if ((context)->device < 0) return (context)->fail(VI_NO_DEVICE, "%s: %s", __func__, (context)->unusable.c_str());     \
+        VI_CUDA(context, __func__, cudaSetDevice((context)->device));                                                         \
     } while (0)
-
-// Refuses an argument by name: VI_REQUIRE(context, rows >= 0, "vi_rope: rows is %d", rows)
-#define VI_REQUIRE(context, condition, ...) \
-    do { if (!(condition)) return (context)->fail(VI_INVALID_ARGUMENT, __VA_ARGS__); } while (0)
-
-// Refuses a NULL by its parameter's name.
-#define VI_POINTER(context, name, pointer) VI_REQUIRE(context, (pointer) != nullptr, name ": " #pointer " is NULL")
 
 // Runs a call of the CUDA runtime and returns its error as a status with the operation's name.
 #define VI_CUDA(context, name, call)                                                   \
@@ -92,21 +70,10 @@ struct vi_context {
 // After every launch.
 #define VI_LAUNCHED(context, name) VI_CUDA(context, name, cudaGetLastError())
 
-// Second line of every function that waits, allocates or frees.
-#define VI_NOT_CAPTURED(context, name) \
-    do { if ((context)->capturing) return (context)->fail(VI_INVALID_ARGUMENT, name " can't be part of a graph"); } while (0)
-
 // Declares a typed pointer to scratch memory, or returns from the function.
 #define VI_WORKSPACE(context, type, pointer, bytes, name)                       \
     type* pointer = static_cast<type*>((context)->workspace((bytes), name));    \
     if (!pointer) return (context)->workspace_status
-
-// No exception crosses the ABI: the body of every exported function stands between these two.
-#define VI_TRY try
-#define VI_CATCH(context, name)                                                                                                  \
-    catch (const std::bad_alloc&) { return (context) ? (context)->fail(VI_OUT_OF_MEMORY, name ": out of host memory") : VI_OUT_OF_MEMORY; } \
-    catch (const std::exception& e) { return (context) ? (context)->fail(VI_INTERNAL_ERROR, name ": %s", e.what()) : VI_INTERNAL_ERROR; }   \
-    catch (...) { return (context) ? (context)->fail(VI_INTERNAL_ERROR, name ": unknown exception") : VI_INTERNAL_ERROR; }
 
 // Raises the limit of dynamic shared memory of a kernel above 48 KiB; cheap enough to call before every launch.
 #define VI_SHARED(context, name, kernel, bytes) \
@@ -114,7 +81,7 @@ struct vi_context {
 
 // Programmatic dependent launch (compute capability 9.0 on): a kernel started by launch_early may begin while the one before it still runs.
 // Before wait_for_previous(), which every thread of it calls, also where it returns early, it reads nothing but constants: weights and codebooks. The ops
-// that write those (vi_convert, vi_random_normal, vi_quantizer_create, vi_quantizer_matrices; copies wait anyway) say so, and the next kernel does not begin early. let_next_start()
+// that write those (vi_convert, vi_random_normal, vi_transform_create, vi_quantizer_create; copies wait anyway) say so, and the next kernel does not begin early. let_next_start()
 // lets the kernel after it begin; called after wait_for_previous() it leaves no more than two kernels at work.
 __device__ inline void wait_for_previous() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

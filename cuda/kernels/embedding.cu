@@ -38,16 +38,11 @@ __global__ void embedding_kernel(float* __restrict__ out, const int32_t* __restr
 
 extern "C" VI_API int32_t vi_embedding(vi_context* context, float* out, const int32_t* ids, const vi_bf16* table, int32_t rows,
     int32_t width, int32_t vocabulary) VI_TRY {
-    VI_OPEN(context, "vi_embedding");
-    VI_REQUIRE(context, rows >= 0, "vi_embedding: rows is %d", rows);
-    VI_REQUIRE(context, width >= 1, "vi_embedding: width is %d", width);
-    VI_REQUIRE(context, vocabulary >= 1, "vi_embedding: vocabulary is %d", vocabulary);
+    VI_OPEN(context);
+    VI_CHECK(check_embedding(context, __func__, out, ids, table, rows, width, vocabulary));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_embedding", out);
-    VI_POINTER(context, "vi_embedding", ids);
-    VI_POINTER(context, "vi_embedding", table);
     const bool vector = width % 8 == 0 && aligned_16(out) && aligned_16(table);
-    VI_CUDA(context, "vi_embedding", launch_early(context, vector ? embedding_kernel<true> : embedding_kernel<false>, rows, 256, 0, out,
+    VI_CUDA(context, __func__, launch_early(context, vector ? embedding_kernel<true> : embedding_kernel<false>, rows, 256, 0, out,
         ids, table, width, vocabulary));
     return VI_OK;
-} VI_CATCH(context, "vi_embedding")
+} VI_CATCH(context)

@@ -4,79 +4,79 @@
 extern "C" {
 
 VI_API int32_t vi_event_record(vi_context* context, int32_t index) VI_TRY {
-    VI_OPEN(context, "vi_event_record");
-    VI_REQUIRE(context, index >= 0 && index < 64, "vi_event_record: index is %d, not in 0..63", index);
+    VI_OPEN(context);
+    VI_CHECK(check_event(context, __func__, index));
     // In a graph an event is a node of its own, recorded by each launch.
-    VI_CUDA(context, "vi_event_record",
+    VI_CUDA(context, __func__,
             cudaEventRecordWithFlags(context->events[index], context->stream,
-                context->capturing ? cudaEventRecordExternal : cudaEventRecordDefault));
+                context->recording ? cudaEventRecordExternal : cudaEventRecordDefault));
     context->event_recorded[index] = true;
     return VI_OK;
-} VI_CATCH(context, "vi_event_record")
+} VI_CATCH(context)
 
 VI_API int32_t vi_event_elapsed(vi_context* context, uint8_t* out, int32_t first, int32_t last) VI_TRY {
-    VI_OPEN(context, "vi_event_elapsed");
-    VI_NOT_CAPTURED(context, "vi_event_elapsed");
-    VI_POINTER(context, "vi_event_elapsed", out);
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_POINTER(context, __func__, out);
     for (const int32_t index : {first, last}) {
-        VI_REQUIRE(context, index >= 0 && index < 64, "vi_event_elapsed: event is %d, not in 0..63", index);
-        VI_REQUIRE(context, context->event_recorded[index], "vi_event_elapsed: event %d was never recorded", index);
+        VI_CHECK(check_event(context, __func__, index));
+        VI_REQUIRE(context, context->event_recorded[index], "%s: event %d was never recorded", __func__, index);
     }
-    VI_CUDA(context, "vi_event_elapsed", cudaEventSynchronize(context->events[last]));
+    VI_CUDA(context, __func__, cudaEventSynchronize(context->events[last]));
     float milliseconds = 0;
-    VI_CUDA(context, "vi_event_elapsed", cudaEventElapsedTime(&milliseconds, context->events[first], context->events[last]));
+    VI_CUDA(context, __func__, cudaEventElapsedTime(&milliseconds, context->events[first], context->events[last]));
     std::memcpy(out, &milliseconds, sizeof milliseconds);
     return VI_OK;
-} VI_CATCH(context, "vi_event_elapsed")
+} VI_CATCH(context)
 
 VI_API int32_t vi_graph_begin(vi_context* context) VI_TRY {
-    VI_OPEN(context, "vi_graph_begin");
-    VI_NOT_CAPTURED(context, "vi_graph_begin");
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
     // Relaxed: the first launch of a kernel may load its code, which the stricter modes refuse.
-    VI_CUDA(context, "vi_graph_begin", cudaStreamBeginCapture(context->stream, cudaStreamCaptureModeRelaxed));
-    context->capturing = true;
-    context->capture_status = VI_OK;
+    VI_CUDA(context, __func__, cudaStreamBeginCapture(context->stream, cudaStreamCaptureModeRelaxed));
+    context->recording = true;
+    context->recording_status = VI_OK;
     return VI_OK;
-} VI_CATCH(context, "vi_graph_begin")
+} VI_CATCH(context)
 
 VI_API int32_t vi_graph_end(vi_context* context, uint8_t* out) VI_TRY {
-    VI_OPEN(context, "vi_graph_end");
-    VI_REQUIRE(context, context->capturing, "vi_graph_end: no recording, call vi_graph_begin first");
-    context->capturing = false;
+    VI_OPEN(context);
+    VI_REQUIRE(context, context->recording, "%s: no recording, call vi_graph_begin first", __func__);
+    context->recording = false;
     auto graph = std::make_unique<vi_graph>();
     const cudaError_t ended = cudaStreamEndCapture(context->stream, &graph->graph);
-    if (context->capture_status != VI_OK || ended != cudaSuccess || !out) {
+    if (context->recording_status != VI_OK || ended != cudaSuccess || !out) {
         if (graph->graph) cudaGraphDestroy(graph->graph);
         cudaGetLastError();
-        if (context->capture_status != VI_OK) {
-            context->error = context->capture_error;
-            return context->capture_status;
+        if (context->recording_status != VI_OK) {
+            context->error = context->recording_error;
+            return context->recording_status;
         }
-        VI_POINTER(context, "vi_graph_end", out);
-        return context->fail_cuda(ended, "vi_graph_end");
+        VI_POINTER(context, __func__, out);
+        return context->fail_cuda(ended, __func__);
     }
     const cudaError_t made = cudaGraphInstantiate(&graph->executable, graph->graph, 0);
     if (made != cudaSuccess) {
         cudaGraphDestroy(graph->graph);
-        return context->fail_cuda(made, "vi_graph_end");
+        return context->fail_cuda(made, __func__);
     }
     ++context->graphs;
     const vi_graph* handle = graph.release();
     std::memcpy(out, &handle, sizeof handle);
     return VI_OK;
-} VI_CATCH(context, "vi_graph_end")
+} VI_CATCH(context)
 
 VI_API int32_t vi_graph_launch(vi_context* context, vi_graph* graph) VI_TRY {
-    VI_OPEN(context, "vi_graph_launch");
-    VI_NOT_CAPTURED(context, "vi_graph_launch");
-    VI_POINTER(context, "vi_graph_launch", graph);
-    VI_CUDA(context, "vi_graph_launch", cudaGraphLaunch(graph->executable, context->stream));
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_POINTER(context, __func__, graph);
+    VI_CUDA(context, __func__, cudaGraphLaunch(graph->executable, context->stream));
     return VI_OK;
-} VI_CATCH(context, "vi_graph_launch")
+} VI_CATCH(context)
 
 VI_API int32_t vi_graph_destroy(vi_context* context, vi_graph* graph) VI_TRY {
-    VI_OPEN(context, "vi_graph_destroy");
-    VI_NOT_CAPTURED(context, "vi_graph_destroy");
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
     if (!graph) return VI_OK;
     const cudaError_t waited = cudaStreamSynchronize(context->stream);
     const cudaError_t first = cudaGraphExecDestroy(graph->executable), second = cudaGraphDestroy(graph->graph);
@@ -85,10 +85,10 @@ VI_API int32_t vi_graph_destroy(vi_context* context, vi_graph* graph) VI_TRY {
         for (void* address : context->workspaces_retired) cudaFree(address);
         context->workspaces_retired.clear();
     }
-    VI_CUDA(context, "vi_graph_destroy", waited);
-    VI_CUDA(context, "vi_graph_destroy", first);
-    VI_CUDA(context, "vi_graph_destroy", second);
+    VI_CUDA(context, __func__, waited);
+    VI_CUDA(context, __func__, first);
+    VI_CUDA(context, __func__, second);
     return VI_OK;
-} VI_CATCH(context, "vi_graph_destroy")
+} VI_CATCH(context)
 
 } // extern "C"

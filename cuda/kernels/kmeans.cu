@@ -1,15 +1,12 @@
 // Weighted k-means. Sums over blocks are integers or are taken in an order of their own, so that the same inputs give the same bits.
 #include "codebook.h"
-#include "uniform.h"
+#include "common/splitmix.h"
 #include <algorithm>
 
 namespace {
 
 constexpr int threads = 256;
 constexpr int chunk = 1024; // points of the start's sample that a block takes
-
-__host__ __device__ inline double uniform53(uint64_t seed,
-    uint64_t position) { return static_cast<double>(splitmix64(splitmix64(seed) + position) >> 11) * 0x1p-53; }
 
 // The sum of the values of this thread and those before it. `shared` holds 32 doubles.
 __device__ double inclusive_scan(double value, double* shared) {
@@ -291,43 +288,34 @@ split_kernel(float* codebook, double* masses, double* errors, uint64_t stream, i
     }
 }
 
-int32_t check(vi_context* context, const char* name, const float* codebook, const float* points, int32_t count, int32_t dim, int32_t codewords) {
-    VI_REQUIRE(context, dim >= 1 && dim <= 16, "%s: dim is %d, not in 1..16", name, dim);
-    VI_REQUIRE(context, codewords >= 1 && codewords <= 65536, "%s: codewords is %d, not in 1..65536", name, codewords);
-    VI_REQUIRE(context, count >= codewords, "%s: count is %d, less than codewords %d", name, count, codewords);
-    VI_REQUIRE(context, codebook, "%s: codebook is NULL", name);
-    VI_REQUIRE(context, points, "%s: points is NULL", name);
-    return VI_OK;
-}
-
 } // namespace
 
 extern "C" VI_API int32_t vi_kmeans_start(vi_context* context, float* codebook, const float* points, const float* weights, int32_t seed,
     int32_t count, int32_t dim,
                                           int32_t codewords) VI_TRY {
-    VI_OPEN(context, "vi_kmeans_start");
-    if (const int32_t status = check(context, "vi_kmeans_start", codebook, points, count, dim, codewords)) return status;
+    VI_OPEN(context);
+    VI_CHECK(check_kmeans(context, __func__, codebook, points, count, dim, codewords));
     const int32_t sampled = static_cast<int32_t>(std::min<int64_t>(count, std::max<int64_t>(16384, int64_t(16) * codewords)));
-    VI_WORKSPACE(context, uint8_t, scratch, Sample::bytes(sampled, dim), "vi_kmeans_start");
+    VI_WORKSPACE(context, uint8_t, scratch, Sample::bytes(sampled, dim), __func__);
     const Sample sample(scratch, sampled, dim);
     const uint64_t stream = static_cast<uint32_t>(seed);
     sample_kernel<<<ceil_div(sampled, threads), threads, 0, context->stream>>>(sample, points, weights, stream, count, dim);
-    VI_LAUNCHED(context, "vi_kmeans_start");
+    VI_LAUNCHED(context, __func__);
     for (int32_t k = 0; k < codewords; ++k) {
         draw_kernel<<<ceil_div(sampled, chunk), threads, 0, context->stream>>>(sample, codebook, points, uniform53(stream, k), k, dim);
-        VI_LAUNCHED(context, "vi_kmeans_start");
+        VI_LAUNCHED(context, __func__);
     }
     return VI_OK;
-} VI_CATCH(context, "vi_kmeans_start")
+} VI_CATCH(context)
 
 extern "C" VI_API int32_t vi_kmeans_step(vi_context* context, float* codebook, float* distortion, const float* points,
     const float* weights, int32_t seed, int32_t iteration,
                                          int32_t count, int32_t dim, int32_t codewords) VI_TRY {
-    VI_OPEN(context, "vi_kmeans_step");
-    if (const int32_t status = check(context, "vi_kmeans_step", codebook, points, count, dim, codewords)) return status;
+    VI_OPEN(context);
+    VI_CHECK(check_kmeans(context, __func__, codebook, points, count, dim, codewords));
     const size_t each = align_256(static_cast<size_t>(count) * 4), sum_bytes = align_256(static_cast<size_t>(codewords) * (dim + 2) * 8);
     const size_t word_bytes = align_256(static_cast<size_t>(codewords) * 8), partial_bytes = reduce_blocks * 3 * sizeof(double);
-    VI_WORKSPACE(context, uint8_t, scratch, 2 * each + sum_bytes + 256 + 2 * word_bytes + partial_bytes, "vi_kmeans_step");
+    VI_WORKSPACE(context, uint8_t, scratch, 2 * each + sum_bytes + 256 + 2 * word_bytes + partial_bytes, __func__);
     int32_t* codes = reinterpret_cast<int32_t*>(scratch);
     float* distances = reinterpret_cast<float*>(scratch + each);
     unsigned long long* sums = reinterpret_cast<unsigned long long*>(scratch + 2 * each);
@@ -338,19 +326,18 @@ extern "C" VI_API int32_t vi_kmeans_step(vi_context* context, float* codebook, f
     double* errors = reinterpret_cast<double*>(head + 256 + word_bytes);
     auto* partial = reinterpret_cast<double (*)[3]>(head + 256 + 2 * word_bytes);
 
-    if (const int32_t status = codebook_assign(context, codes, distances, points, codebook, count, dim, codewords,
-        "vi_kmeans_step")) return status;
-    VI_CUDA(context, "vi_kmeans_step", cudaMemsetAsync(sums, 0, sum_bytes + 256, context->stream)); // the ticket too
+    VI_CHECK(codebook_assign(context, codes, distances, points, codebook, count, dim, codewords, __func__));
+    VI_CUDA(context, __func__, cudaMemsetAsync(sums, 0, sum_bytes + 256, context->stream)); // the ticket too
     scales_kernel<<<std::min(reduce_blocks, ceil_div(count, threads)), threads, 0, context->stream>>>(scales, distortion, partial, ticket,
         points, weights, distances, count, dim);
-    VI_LAUNCHED(context, "vi_kmeans_step");
+    VI_LAUNCHED(context, __func__);
     accumulate_kernel<<<ceil_div(count, threads), threads, 0, context->stream>>>(sums, scales, codes, distances, points, weights, count, dim);
-    VI_LAUNCHED(context, "vi_kmeans_step");
+    VI_LAUNCHED(context, __func__);
     mean_kernel<<<ceil_div(codewords, threads), threads, 0, context->stream>>>(codebook, masses, errors, scales,
         reinterpret_cast<const long long*>(sums), dim, codewords);
-    VI_LAUNCHED(context, "vi_kmeans_step");
+    VI_LAUNCHED(context, __func__);
     const uint64_t stream = static_cast<uint64_t>(static_cast<uint32_t>(seed)) << 32 | static_cast<uint32_t>(iteration);
     split_kernel<<<1, 1024, 0, context->stream>>>(codebook, masses, errors, stream, dim, codewords);
-    VI_LAUNCHED(context, "vi_kmeans_step");
+    VI_LAUNCHED(context, __func__);
     return VI_OK;
-} VI_CATCH(context, "vi_kmeans_step")
+} VI_CATCH(context)

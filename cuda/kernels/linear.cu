@@ -178,20 +178,11 @@ int32_t warps_a_tile(const vi_context* context, int32_t out_features) {
 
 extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias,
     const vi_bf16* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) VI_TRY {
-    VI_OPEN(context, "vi_linear");
-    VI_REQUIRE(context, rows >= 0, "vi_linear: rows is %d", rows);
-    VI_REQUIRE(context, out_features >= 1, "vi_linear: out_features is %d", out_features);
-    VI_REQUIRE(context, in_features >= 1, "vi_linear: in_features is %d", in_features);
-    VI_REQUIRE(context, output == VI_OUTPUT_VALUES || output == VI_OUTPUT_SUM || output == VI_OUTPUT_SILU, "vi_linear: output is %d", output);
-    const bool pairs = output == VI_OUTPUT_SILU;
-    VI_REQUIRE(context, !pairs || out_features % 2 == 0, "vi_linear: out_features is %d, not even for VI_OUTPUT_SILU", out_features);
-    VI_REQUIRE(context, epsilon >= 0, "vi_linear: epsilon is %g", epsilon);
-    VI_REQUIRE(context, is_packed(format) || format == VI_BF16, "vi_linear: format is %d, not one of VI_BF16, VI_Q8_0, VI_Q4_0, VI_Q4_1", format);
+    VI_OPEN(context);
+    VI_CHECK(check_linear(context, __func__, out, x, weight, epsilon, format, output, rows, out_features, in_features));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_linear", out);
-    VI_POINTER(context, "vi_linear", x);
-    VI_POINTER(context, "vi_linear", weight);
-    if (is_packed(format)) return linear_packed(context, out, x, weight, bias, norm, epsilon, format, output, rows, out_features, in_features);
+    const bool pairs = output == VI_OUTPUT_SILU;
+    if (is_packed(format)) return linear_packed(context, __func__, out, x, weight, bias, norm, epsilon, format, output, rows, out_features, in_features);
     const vi_bf16* matrix = static_cast<const vi_bf16*>(weight);
     const bool vector = in_features % 8 == 0 && aligned_16(x) && aligned_16(matrix) && aligned_16(norm);
     const bool few = rows <= 8, gate_apart = pairs && !(few && vector);
@@ -201,7 +192,7 @@ extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float
     const size_t pairs_bytes = gate_apart ? align_256(static_cast<size_t>(rows) * out_features * 4) : 0, reserved = normed_bytes + pairs_bytes;
     float* y = out;
     if (reserved) {
-        VI_WORKSPACE(context, uint8_t, scratch, reserved + (few ? 0 : linear_large_bytes(rows, in_features)), "vi_linear");
+        VI_WORKSPACE(context, uint8_t, scratch, reserved + (few ? 0 : linear_large_bytes(rows, in_features)), __func__);
         if (norm) {
             float* normed = reinterpret_cast<float*>(scratch);
             const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
@@ -213,10 +204,10 @@ extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float
     if (few) {
         const Few f = {y, x, matrix, bias, output, rows, out_features, in_features};
         auto* run = !vector ? launch<false, false> : pairs ? launch<true, true> : launch<true, false>;
-        VI_CUDA(context, "vi_linear", run(context, f, warps_a_tile(context, out_features)));
+        VI_CUDA(context, __func__, run(context, f, warps_a_tile(context, out_features)));
     } else {
-        const int32_t status = linear_large(context, y, x, matrix, bias, output == VI_OUTPUT_SUM, rows, out_features, in_features, reserved);
+        const int32_t status = linear_large(context, __func__, y, x, matrix, bias, output == VI_OUTPUT_SUM, rows, out_features, in_features, reserved);
         if (status != VI_OK) return status;
     }
     return gate_apart ? vi_silu_mul(context, out, y, rows, out_features / 2) : VI_OK;
-} VI_CATCH(context, "vi_linear")
+} VI_CATCH(context)

@@ -220,21 +220,21 @@ size_t linear_large_bytes(int32_t rows, int32_t in_features) {
     return cublas::workspace + static_cast<size_t>(rows_at_once(rows, in_features)) * in_features * 2;
 }
 
-int32_t linear_large(vi_context* context, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, bool accumulate, int32_t rows,
+int32_t linear_large(vi_context* context, const char* name, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, bool accumulate, int32_t rows,
     int32_t out_features, int32_t in_features, size_t reserved) {
     vi_cublas& found = library(context);
     const bool fits = found.handle && in_features % 8 == 0 && out_features % 4 == 0 && aligned_16(out) && aligned_16(x) && aligned_16(weight);
     const int32_t most = rows_at_once(rows, in_features);
     if (!fits || !found.plan(most, out_features, in_features).usable ||
         (rows % most && !found.plan(rows % most, out_features, in_features).usable)) {
-        VI_REQUIRE(context, ceil_div(rows, tile_rows) <= 65535, "vi_linear: rows is %d, the own matrix product takes %d", rows,
+        VI_REQUIRE(context, ceil_div(rows, tile_rows) <= 65535, "%s: rows is %d, the own matrix product takes %d", name, rows,
             65535 * tile_rows);
         product_kernel<<<dim3(ceil_div(out_features, tile_outputs), ceil_div(rows, tile_rows)), 256, 0, context->stream>>>(out, x, weight,
             bias, accumulate, rows, out_features, in_features);
-        VI_LAUNCHED(context, "vi_linear");
+        VI_LAUNCHED(context, name);
         return VI_OK;
     }
-    VI_WORKSPACE(context, uint8_t, scratch, reserved + linear_large_bytes(rows, in_features), "vi_linear");
+    VI_WORKSPACE(context, uint8_t, scratch, reserved + linear_large_bytes(rows, in_features), name);
     scratch += reserved;
     vi_bf16* rounded = reinterpret_cast<vi_bf16*>(scratch + cublas::workspace);
     const int32_t blocks = context->multiprocessors * 8;
@@ -244,17 +244,17 @@ int32_t linear_large(vi_context* context, float* out, const float* x, const vi_b
         float* to = out + static_cast<int64_t>(first) * out_features;
         round_kernel<<<blocks, 256, 0, context->stream>>>(rounded, x + static_cast<int64_t>(first) * in_features,
             static_cast<int64_t>(some) * in_features);
-        VI_LAUNCHED(context, "vi_linear");
+        VI_LAUNCHED(context, name);
         // The bias goes in as the product's addend: an epilogue with a bf16 bias on f32 outputs is not among cuBLASLt's.
         if (bias) {
             spread_bias_kernel<<<blocks, 256, 0, context->stream>>>(to, bias, accumulate, static_cast<int64_t>(some) * out_features, out_features);
-            VI_LAUNCHED(context, "vi_linear");
+            VI_LAUNCHED(context, name);
         }
         const float alpha = 1, beta = bias || accumulate ? 1 : 0;
         const int32_t status = found.multiply(found.handle, found.product, &alpha, weight, plan.weight, rounded, plan.x, &beta, to,
             plan.out, to, plan.out,
                                               &plan.found.algorithm, scratch, cublas::workspace, context->stream);
-        if (status != 0) return context->fail(VI_DEVICE_ERROR, "vi_linear: cublasLtMatmul answers %d", status);
+        if (status != 0) return context->fail(VI_DEVICE_ERROR, "%s: cublasLtMatmul answers %d", name, status);
     }
     return VI_OK;
 }

@@ -13,7 +13,7 @@
 
 namespace {
 
-constexpr int panel = VI_PACKED_ROWS, block_inputs = 32;
+constexpr int panel = VI_PACKED_ROWS, block_inputs = packed_inputs;
 constexpr int steps = 4;  // blocks that a warp reads ahead
 constexpr int warps = 8;  // that share a panel
 
@@ -225,10 +225,9 @@ int32_t grid(const vi_context* context, int64_t count) {
 
 } // namespace
 
-int32_t linear_packed(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const vi_bf16* norm, float epsilon,
+int32_t linear_packed(vi_context* context, const char* name, float* out, const float* x, const void* weight, const vi_bf16* bias, const vi_bf16* norm, float epsilon,
     int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) {
-    VI_REQUIRE(context, in_features % block_inputs == 0, "vi_linear: in_features is %d, not a multiple of %d", in_features, block_inputs);
-    VI_REQUIRE(context, aligned_16(weight), "vi_linear: weight is not aligned to 16 bytes");
+    VI_REQUIRE(context, aligned_16(weight), "%s: weight is not aligned to 16 bytes", name);
     const bool pairs = output == VI_OUTPUT_SILU, many = rows > 8, accumulate = output == VI_OUTPUT_SUM;
     const size_t normed_bytes = norm ? align_256(static_cast<size_t>(rows) * in_features * 4) : 0;
     const size_t pairs_bytes = pairs ? align_256(static_cast<size_t>(rows) * out_features * 4) : 0;
@@ -237,7 +236,7 @@ int32_t linear_packed(vi_context* context, float* out, const float* x, const voi
     float* y = out;
     vi_bf16* matrix = nullptr;
     if (reserved) {
-        VI_WORKSPACE(context, uint8_t, scratch, reserved + (many ? linear_large_bytes(rows, in_features) : 0), "vi_linear");
+        VI_WORKSPACE(context, uint8_t, scratch, reserved + (many ? linear_large_bytes(rows, in_features) : 0), name);
         if (norm) {
             float* normed = reinterpret_cast<float*>(scratch);
             const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
@@ -252,12 +251,12 @@ int32_t linear_packed(vi_context* context, float* out, const float* x, const voi
     if (many) {
         const int64_t count = static_cast<int64_t>(out_features) * blocks;
         by_format(format, [&]<int FORMAT>() { unpack_kernel<FORMAT><<<grid(context, count), 256, 0, context->stream>>>(matrix, packed, count, blocks); });
-        VI_LAUNCHED(context, "vi_linear");
-        const int32_t status = linear_large(context, y, x, matrix, bias, accumulate, rows, out_features, in_features, reserved);
+        VI_LAUNCHED(context, name);
+        const int32_t status = linear_large(context, name, y, x, matrix, bias, accumulate, rows, out_features, in_features, reserved);
         if (status != VI_OK) return status;
     } else {
         const bool vector = aligned_16(x);
-        VI_CUDA(context, "vi_linear", by_format(format, [&]<int FORMAT>() {
+        VI_CUDA(context, name, by_format(format, [&]<int FORMAT>() {
             return launch_early(context, vector ? packed_kernel<FORMAT, true> : packed_kernel<FORMAT, false>, ceil_div(out_features, panel), warps * 32, 0, y, x,
                 packed, bias, accumulate, rows, out_features, in_features);
         }));
@@ -266,20 +265,15 @@ int32_t linear_packed(vi_context* context, float* out, const float* x, const voi
 }
 
 extern "C" VI_API int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features) VI_TRY {
-    VI_OPEN(context, "vi_pack");
-    VI_NOT_CAPTURED(context, "vi_pack");
-    VI_REQUIRE(context, is_packed(format), "vi_pack: format is %d, not one of VI_Q8_0, VI_Q4_0, VI_Q4_1", format);
-    VI_REQUIRE(context, out_features >= 1, "vi_pack: out_features is %d, not at least 1", out_features);
-    VI_REQUIRE(context, in_features >= block_inputs && in_features % block_inputs == 0, "vi_pack: in_features is %d, not a multiple of %d", in_features,
-        block_inputs);
-    VI_POINTER(context, "vi_pack", out);
-    VI_POINTER(context, "vi_pack", blocks);
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_CHECK(check_pack(context, __func__, out, blocks, format, out_features, in_features));
     const int32_t row_blocks = in_features / block_inputs;
     const int64_t count = static_cast<int64_t>(ceil_div(out_features, panel)) * panel * row_blocks;
     by_format(format, [&]<int FORMAT>() {
         pack_kernel<FORMAT><<<grid(context, count), 256, 0, context->stream>>>(static_cast<uint8_t*>(out), static_cast<const uint8_t*>(blocks), count,
             out_features, row_blocks);
     });
-    VI_LAUNCHED(context, "vi_pack");
+    VI_LAUNCHED(context, __func__);
     return VI_OK;
-} VI_CATCH(context, "vi_pack")
+} VI_CATCH(context)

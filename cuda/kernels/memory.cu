@@ -38,78 +38,66 @@ int32_t vi_context::release(void* address, const char* name) {
 extern "C" {
 
 VI_API int32_t vi_allocate(vi_context* context, uint8_t* out, int64_t bytes) VI_TRY {
-    VI_OPEN(context, "vi_allocate");
-    VI_NOT_CAPTURED(context, "vi_allocate");
-    VI_POINTER(context, "vi_allocate", out);
-    VI_REQUIRE(context, bytes >= 1, "vi_allocate: bytes is %lld, not at least 1", static_cast<long long>(bytes));
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_CHECK(check_allocate(context, __func__, out, bytes));
     void* address = nullptr;
-    const int32_t status = context->allocate(&address, bytes, "vi_allocate");
+    const int32_t status = context->allocate(&address, bytes, __func__);
     if (status == VI_OK) std::memcpy(out, &address, sizeof address);
     return status;
-} VI_CATCH(context, "vi_allocate")
+} VI_CATCH(context)
 
 VI_API int32_t vi_free(vi_context* context, void* address) VI_TRY {
-    VI_OPEN(context, "vi_free");
-    VI_NOT_CAPTURED(context, "vi_free");
-    return context->release(address, "vi_free");
-} VI_CATCH(context, "vi_free")
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    return context->release(address, __func__);
+} VI_CATCH(context)
 
 VI_API int32_t vi_memory_info(vi_context* context, uint8_t* out) VI_TRY {
-    VI_OPEN(context, "vi_memory_info");
-    VI_POINTER(context, "vi_memory_info", out);
+    VI_OPEN(context);
+    VI_POINTER(context, __func__, out);
     size_t free = 0, total = 0;
-    VI_CUDA(context, "vi_memory_info", cudaMemGetInfo(&free, &total));
+    VI_CUDA(context, __func__, cudaMemGetInfo(&free, &total));
     const int64_t info[4] = {context->allocated, context->peak, static_cast<int64_t>(free), static_cast<int64_t>(total)};
     std::memcpy(out, info, sizeof info);
     return VI_OK;
-} VI_CATCH(context, "vi_memory_info")
+} VI_CATCH(context)
 
 // Not captured: a replay would need the caller's buffer, which may be gone by then.
 VI_API int32_t vi_copy_to_device(vi_context* context, void* out, const uint8_t* in, int64_t bytes) VI_TRY {
-    VI_OPEN(context, "vi_copy_to_device");
-    VI_NOT_CAPTURED(context, "vi_copy_to_device");
-    VI_REQUIRE(context, bytes >= 0, "vi_copy_to_device: bytes is %lld, not at least 0", static_cast<long long>(bytes));
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_CHECK(check_transfer(context, __func__, out, in, bytes));
     if (bytes == 0) return VI_OK;
-    VI_POINTER(context, "vi_copy_to_device", out);
-    VI_POINTER(context, "vi_copy_to_device", in);
     // From pageable memory the call returns once the buffer has been staged (CUDA runtime API, "API synchronization behavior").
-    VI_CUDA(context, "vi_copy_to_device", cudaMemcpyAsync(out, in, bytes, cudaMemcpyHostToDevice, context->stream));
+    VI_CUDA(context, __func__, cudaMemcpyAsync(out, in, bytes, cudaMemcpyHostToDevice, context->stream));
     return VI_OK;
-} VI_CATCH(context, "vi_copy_to_device")
+} VI_CATCH(context)
 
 VI_API int32_t vi_copy_to_host(vi_context* context, uint8_t* out, const void* in, int64_t bytes) VI_TRY {
-    VI_OPEN(context, "vi_copy_to_host");
-    VI_NOT_CAPTURED(context, "vi_copy_to_host");
-    VI_REQUIRE(context, bytes >= 0, "vi_copy_to_host: bytes is %lld, not at least 0", static_cast<long long>(bytes));
+    VI_OPEN(context);
+    VI_NOT_RECORDED(context, __func__);
+    VI_CHECK(check_transfer(context, __func__, out, in, bytes));
     if (bytes == 0) return VI_OK;
-    VI_POINTER(context, "vi_copy_to_host", out);
-    VI_POINTER(context, "vi_copy_to_host", in);
-    VI_CUDA(context, "vi_copy_to_host", cudaMemcpyAsync(out, in, bytes, cudaMemcpyDeviceToHost, context->stream));
-    VI_CUDA(context, "vi_copy_to_host", cudaStreamSynchronize(context->stream));
+    VI_CUDA(context, __func__, cudaMemcpyAsync(out, in, bytes, cudaMemcpyDeviceToHost, context->stream));
+    VI_CUDA(context, __func__, cudaStreamSynchronize(context->stream));
     return VI_OK;
-} VI_CATCH(context, "vi_copy_to_host")
+} VI_CATCH(context)
 
 VI_API int32_t vi_copy(vi_context* context, void* out, const void* in, int64_t bytes) VI_TRY {
-    VI_OPEN(context, "vi_copy");
-    VI_REQUIRE(context, bytes >= 0, "vi_copy: bytes is %lld, not at least 0", static_cast<long long>(bytes));
+    VI_OPEN(context);
+    VI_CHECK(check_copy(context, __func__, out, in, bytes));
     if (bytes == 0) return VI_OK;
-    VI_POINTER(context, "vi_copy", out);
-    VI_POINTER(context, "vi_copy", in);
-    const uintptr_t to = reinterpret_cast<uintptr_t>(out), from = reinterpret_cast<uintptr_t>(in);
-    VI_REQUIRE(context, to + bytes <= from || from + bytes <= to, "vi_copy: %lld bytes from %p to %p overlap",
-        static_cast<long long>(bytes), in, out);
-    VI_CUDA(context, "vi_copy", cudaMemcpyAsync(out, in, bytes, cudaMemcpyDeviceToDevice, context->stream));
+    VI_CUDA(context, __func__, cudaMemcpyAsync(out, in, bytes, cudaMemcpyDeviceToDevice, context->stream));
     return VI_OK;
-} VI_CATCH(context, "vi_copy")
+} VI_CATCH(context)
 
 VI_API int32_t vi_fill(vi_context* context, void* out, int32_t value, int64_t bytes) VI_TRY {
-    VI_OPEN(context, "vi_fill");
-    VI_REQUIRE(context, bytes >= 0, "vi_fill: bytes is %lld, not at least 0", static_cast<long long>(bytes));
-    VI_REQUIRE(context, value >= 0 && value <= 255, "vi_fill: value is %d, not in 0..255", value);
+    VI_OPEN(context);
+    VI_CHECK(check_fill(context, __func__, out, value, bytes));
     if (bytes == 0) return VI_OK;
-    VI_POINTER(context, "vi_fill", out);
-    VI_CUDA(context, "vi_fill", cudaMemsetAsync(out, value, bytes, context->stream));
+    VI_CUDA(context, __func__, cudaMemsetAsync(out, value, bytes, context->stream));
     return VI_OK;
-} VI_CATCH(context, "vi_fill")
+} VI_CATCH(context)
 
 } // extern "C"

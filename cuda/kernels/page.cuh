@@ -8,8 +8,11 @@
 // stored [chunk][lane][word]. With a token scale 64 bytes follow, [token of the tile][tile]. With 16 bits the same holds for bf16: keys as sub-vectors
 // of one channel, values as sub-vectors of 8.
 #pragma once
+#include "common/cache.h"
 #include <cstdint>
 #include <cuda_fp16.h>
+
+static_assert(page_tokens == 64 && formats_have({2, 4, 8}, {6, 8, 10, 12}), "the layout, the search for codes and the products are written for these sizes");
 
 // sub_dim d and bits b: one side's format at head dimension D.
 template <int D_, int SubDim, int Bits> struct Format {

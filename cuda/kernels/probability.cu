@@ -103,38 +103,25 @@ compare_kernel(float* out, const float* all_logits, const float* all_reference, 
 extern "C" VI_API int32_t vi_log_probabilities(vi_context* context, float* out_targets, float* out_values, int32_t* out_ids,
     const float* logits, const int32_t* targets,
                                                int32_t rows, int32_t vocabulary, int32_t top) VI_TRY {
-    VI_OPEN(context, "vi_log_probabilities");
-    VI_REQUIRE(context, rows >= 0, "vi_log_probabilities: rows is %d", rows);
-    VI_REQUIRE(context, vocabulary >= 1 && vocabulary <= ranks::most_entries, "vi_log_probabilities: vocabulary is %d, not in 1..%d",
-        vocabulary, ranks::most_entries);
-    VI_REQUIRE(context, top >= 0 && top <= vocabulary, "vi_log_probabilities: top is %d, not in 0..vocabulary %d", top, vocabulary);
-    VI_REQUIRE(context, !out_targets == !targets, "vi_log_probabilities: out_targets and targets come together, or both are NULL");
+    VI_OPEN(context);
+    VI_CHECK(check_log_probabilities(context, __func__, out_targets, out_values, out_ids, logits, targets, rows, vocabulary, top));
+    VI_CHECK(ranks::check_vocabulary(context, __func__, vocabulary));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_log_probabilities", logits);
-    if (top > 0) {
-        VI_POINTER(context, "vi_log_probabilities", out_values);
-        VI_POINTER(context, "vi_log_probabilities", out_ids);
-    }
-    VI_SHARED(context, "vi_log_probabilities", log_probabilities_kernel, sizeof(ranks::Shared));
+    VI_SHARED(context, __func__, log_probabilities_kernel, sizeof(ranks::Shared));
     log_probabilities_kernel<<<rows, ranks::threads, sizeof(ranks::Shared), context->stream>>>(out_targets, out_values, out_ids, logits,
         targets, vocabulary, top);
-    VI_LAUNCHED(context, "vi_log_probabilities");
+    VI_LAUNCHED(context, __func__);
     return VI_OK;
-} VI_CATCH(context, "vi_log_probabilities")
+} VI_CATCH(context)
 
 extern "C" VI_API int32_t vi_compare(vi_context* context, float* out, const float* logits, const float* reference, const int32_t* targets,
     int32_t rows, int32_t vocabulary) VI_TRY {
-    VI_OPEN(context, "vi_compare");
-    VI_REQUIRE(context, rows >= 0, "vi_compare: rows is %d", rows);
-    VI_REQUIRE(context, vocabulary >= 1 && vocabulary <= ranks::most_entries, "vi_compare: vocabulary is %d, not in 1..%d", vocabulary,
-        ranks::most_entries);
+    VI_OPEN(context);
+    VI_CHECK(check_compare(context, __func__, out, logits, reference, targets, rows, vocabulary));
+    VI_CHECK(ranks::check_vocabulary(context, __func__, vocabulary));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_compare", out);
-    VI_POINTER(context, "vi_compare", logits);
-    VI_POINTER(context, "vi_compare", reference);
-    VI_POINTER(context, "vi_compare", targets);
-    VI_SHARED(context, "vi_compare", compare_kernel, sizeof(ranks::Shared));
+    VI_SHARED(context, __func__, compare_kernel, sizeof(ranks::Shared));
     compare_kernel<<<rows, ranks::threads, sizeof(ranks::Shared), context->stream>>>(out, logits, reference, targets, vocabulary);
-    VI_LAUNCHED(context, "vi_compare");
+    VI_LAUNCHED(context, __func__);
     return VI_OK;
-} VI_CATCH(context, "vi_compare")
+} VI_CATCH(context)

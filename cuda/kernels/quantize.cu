@@ -10,23 +10,12 @@ constexpr int parts_most = 8;     // blocks of a cluster that share a vector's c
 constexpr int words_most = 4096;  // floats of codewords that a block holds in shared memory
 constexpr int halves_most = 1024; // codewords in them
 
-// Sets the code of a sub-vector. Words are shared with other tokens and sub-vectors, whose bits others may write at the same time.
+// Sets the code of a sub-vector.
 __device__ void write_code(const PageFormat& f, uint8_t* page, bool value, int token, int sub, uint32_t code) {
     int word, bit, lane;
     f.locate(value, token, sub, word, bit, lane);
-    uint32_t* low = reinterpret_cast<uint32_t*>(page + f.offset(token, lane, word));
-    if (f.b == 8) {
-        reinterpret_cast<uint8_t*>(low)[bit / 8] = static_cast<uint8_t>(code);
-        return;
-    }
-    const uint32_t mask = (1u << f.b) - 1;
-    atomicAnd(low, ~(mask << bit));
-    atomicOr(low, code << bit);
-    if (bit + f.b > 32) {
-        uint32_t* high = reinterpret_cast<uint32_t*>(page + f.offset(token, lane, word + 1));
-        atomicAnd(high, ~(mask >> (32 - bit)));
-        atomicOr(high, code >> (32 - bit));
-    }
+    if (f.b == 8) page[f.offset(token, lane, word) + bit / 8] = static_cast<uint8_t>(code);
+    else write_bits(f, page, token, lane, word, bit, code);
 }
 
 template <int d> __device__ __forceinline__ void load_word(float (&word)[d], const float* from) {
@@ -89,7 +78,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
             halves[w] = squares / 2;
         }
     }
-    if (vectors && side.transform.matrices) prefetch(side.transform.matrix(0, head, D), D * D, threadIdx.x, threads);
+    if (vectors && side.transform.matrices) prefetch(side.transform.matrix(VI_TRANSFORM_FORWARD, head, D), D * D, threadIdx.x, threads);
     wait_for_previous();
     let_next_start();
     if (!vectors) {
@@ -105,7 +94,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
     const QuantizeRow r(c, slots, positions, row);
     if (r.page < 0) return; // all blocks of the cluster
     uint8_t* page = side.page(r.page, head, c.kv_heads);
-    const int token = r.position % VI_PAGE_TOKENS;
+    const int token = r.position % page_tokens;
 
     float x[N];
     if (warp == 0) {
@@ -113,7 +102,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
         if (!value && rope.frequencies) Turn<D>(rope.frequencies, r.position).rotate(x);
         for (int i = 0; i < N; ++i) vector[0][lane * N + i] = x[i];
     }
-    transform_by_block<D, 0>(x, vector, partial, side.transform, head);
+    transform_by_block<D, VI_TRANSFORM_FORWARD>(x, vector, partial, side.transform, head);
     if (warp == 0) {
         float squares = 0;
         if (part == 0) write_exact<D>(x, c, side, r, head);
@@ -193,25 +182,13 @@ template <int D> __global__ void dequantize_kernel(float* keys, float* values, c
     float x[ahead][N];
 #pragma unroll
     for (int j = 0; j < ahead; ++j) read_vector<D>(x[j], c, side, value, slot, first + min(begin + j, count - 1), head);
-    transform_vectors<D, 2>(x, side.transform, head);
+    transform_vectors<D, VI_TRANSFORM_INVERSE>(x, side.transform, head);
 #pragma unroll
     for (int j = 0; j < ahead; ++j) {
         if (begin + j >= count) break;
         float* out = (value ? values : keys) + (static_cast<int64_t>(begin + j) * c.kv_heads + head) * D + lane * N;
         for (int k = 0; k < N; ++k) out[k] = x[j][k];
     }
-}
-
-int32_t check(vi_context* context, const char* name, const vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots,
-              const int32_t* positions, int32_t rows, int32_t stride) {
-    VI_REQUIRE(context, layer, "%s: layer is NULL", name);
-    const Cache& c = layer->cache;
-    VI_REQUIRE(context, rows >= 0, "%s: rows is %d", name, rows);
-    VI_REQUIRE(context, static_cast<int64_t>(c.kv_heads) * c.head_dim <= stride, "%s: stride is %d, less than kv_heads * head_dim", name, stride);
-    if (rows == 0) return VI_OK;
-    VI_REQUIRE(context, keys && values && slots && positions, "%s: keys, values, slots or positions is NULL", name);
-    VI_REQUIRE(context, c.kv_heads <= 16384, "%s: %d KV heads", name, c.kv_heads);
-    return VI_OK;
 }
 
 // Whether quantize_many is faster, by the blocks that quantize_few would have. It keeps one codebook a head in shared memory.
@@ -239,43 +216,33 @@ extern "C" {
 
 VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots,
                            const int32_t* positions, int32_t rows, int32_t stride) VI_TRY {
-    VI_OPEN(context, "vi_quantize");
-    const int32_t status = check(context, "vi_quantize", layer, keys, values, slots, positions, rows, stride);
-    if (status != VI_OK || rows == 0) return status;
+    VI_OPEN(context);
+    VI_CHECK(check_quantize(context, __func__, shape_of(layer), keys, values, slots, positions, rows, stride));
+    if (rows == 0) return VI_OK;
     const Cache& c = layer->cache;
     const Rope none = {};
-    return (are_many(context, c, rows) ? quantize_many : quantize_few)(context, "vi_quantize", c, keys, values, slots, positions, none, rows, stride);
-} VI_CATCH(context, "vi_quantize")
+    return (are_many(context, c, rows) ? quantize_many : quantize_few)(context, __func__, c, keys, values, slots, positions, none, rows, stride);
+} VI_CATCH(context)
 
 VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* queries, float* keys, const float* values, const int32_t* slots,
                                 const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads, int32_t stride) VI_TRY {
-    const char* name = "vi_rope_quantize";
-    VI_OPEN(context, "vi_rope_quantize");
-    const int32_t status = check(context, name, layer, keys, values, slots, positions, rows, stride);
-    if (status != VI_OK || rows == 0) return status;
+    VI_OPEN(context);
+    VI_CHECK(check_rope_quantize(context, __func__, shape_of(layer), queries, keys, values, slots, positions, frequencies, rows, heads, stride));
+    if (rows == 0) return VI_OK;
     const Cache& c = layer->cache;
-    VI_REQUIRE(context, queries && frequencies, "%s: queries or frequencies is NULL", name);
-    VI_REQUIRE(context, heads >= 1 && heads <= 16 * c.kv_heads && static_cast<int64_t>(heads) * c.head_dim <= stride,
-               "%s: heads is %d: 1 to 16 times the %d KV heads, of %d channels in a stride of %d", name, heads, c.kv_heads, c.head_dim, stride);
-    return (are_many(context, c, rows) ? quantize_many : quantize_few)(context, name, c, keys, values, slots, positions, {queries, frequencies, heads}, rows, stride);
-} VI_CATCH(context, "vi_rope_quantize")
+    return (are_many(context, c, rows) ? quantize_many : quantize_few)(context, __func__, c, keys, values, slots, positions, {queries, frequencies, heads}, rows, stride);
+} VI_CATCH(context)
 
 VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_kv_layer* layer, int32_t slot, int32_t first,
                              int32_t count) VI_TRY {
-    const char* name = "vi_dequantize";
-    VI_OPEN(context, "vi_dequantize");
-    VI_REQUIRE(context, layer, "%s: layer is NULL", name);
-    const Cache& c = layer->cache;
-    VI_REQUIRE(context, slot >= 0 && slot < c.slots, "%s: slot %d is outside the %d slots", name, slot, c.slots);
-    VI_REQUIRE(context, first >= 0 && count >= 0 && static_cast<int64_t>(first) + count <= static_cast<int64_t>(c.max_pages) * VI_PAGE_TOKENS,
-               "%s: positions %d to %lld: a slot holds %lld", name, first, static_cast<long long>(first) + count - 1,
-               static_cast<long long>(c.max_pages) * VI_PAGE_TOKENS);
+    VI_OPEN(context);
+    VI_CHECK(check_dequantize(context, __func__, keys, values, shape_of(layer), slot, first, count));
     if (count == 0) return VI_OK;
-    VI_REQUIRE(context, keys && values, "%s: keys or values is NULL", name);
+    const Cache& c = layer->cache;
     auto kernel = c.head_dim == 64 ? dequantize_kernel<64> : dequantize_kernel<128>;
     kernel<<<dim3(ceil_div(count, threads / 32 * ahead), 2, c.kv_heads), threads, 0, context->stream>>>(keys, values, c, slot, first, count);
-    VI_LAUNCHED(context, "vi_dequantize");
+    VI_LAUNCHED(context, __func__);
     return VI_OK;
-} VI_CATCH(context, "vi_dequantize")
+} VI_CATCH(context)
 
 } // extern "C"

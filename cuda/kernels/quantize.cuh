@@ -10,7 +10,7 @@ struct QuantizeRow {
     __device__ QuantizeRow(const Cache& c, const int32_t* slots, const int32_t* positions, int row) {
         slot = slots[row], position = positions[row], page = -1, recent = false;
         if (position < 0 || !c.valid(slot, position)) return;
-        const int index = c.page_index(slot, position / VI_PAGE_TOKENS);
+        const int index = c.page_index(slot, position / page_tokens);
         if (index < 0 || index >= c.page_count) return;
         page = index;
         recent = c.recent > 0 && position >= c.exact_from[slot];
@@ -28,6 +28,19 @@ template <int D> __device__ inline void write_exact(const float (&x)[D / 32], co
     if (r.recent) write(side.recent + c.recent_row(r.slot, head, r.position));
 }
 
+// Sets a code that may share its words with other tokens and sub-vectors, whose bits others may write at the same time.
+__device__ inline void write_bits(const PageFormat& f, uint8_t* page, int token, int lane, int word, int bit, uint32_t code) {
+    const uint32_t mask = (1u << f.b) - 1;
+    uint32_t* low = reinterpret_cast<uint32_t*>(page + f.offset(token, lane, word));
+    atomicAnd(low, ~(mask << bit));
+    atomicOr(low, code << bit);
+    if (bit + f.b > 32) {
+        uint32_t* high = reinterpret_cast<uint32_t*>(page + f.offset(token, lane, word + 1));
+        atomicAnd(high, ~(mask >> (32 - bit)));
+        atomicOr(high, code >> (32 - bit));
+    }
+}
+
 // u of s = <x, c> / <c, c>.
 __device__ inline uint8_t scale_code(float product, float norm) {
     if (!(norm > 0) || !(product > 0)) return 0;
@@ -39,7 +52,7 @@ __device__ inline float scale_value(uint8_t u) { return exp2f((u - 128) / 16.0f)
 template <int D> __device__ inline void read_vector(float (&x)[D / 32], const Cache& c, const Side& side, bool value, int slot, int position, int head) {
     constexpr int N = D / 32;
     const PageFormat f = side.format;
-    const int index = c.page_index(slot, position / VI_PAGE_TOKENS), token = position % VI_PAGE_TOKENS, lane = threadIdx.x % 32;
+    const int index = c.page_index(slot, position / page_tokens), token = position % page_tokens, lane = threadIdx.x % 32;
     if (index < 0 || index >= c.page_count) {
         for (int i = 0; i < N; ++i) x[i] = __int_as_float(0x7fffffff);
         return;

@@ -226,15 +226,7 @@ __device__ void write_shared(const PageFormat& f, uint8_t* page, bool value, int
     for (int i = 0; i < own; ++i) {
         int word, bit, lane;
         f.locate(value, token, sub + i * step, word, bit, lane);
-        const uint32_t mask = (1u << f.b) - 1, code = codes[sub + i * step];
-        uint32_t* low = reinterpret_cast<uint32_t*>(page + f.offset(token, lane, word));
-        atomicAnd(low, ~(mask << bit));
-        atomicOr(low, code << bit);
-        if (bit + f.b > 32) {
-            uint32_t* high = reinterpret_cast<uint32_t*>(page + f.offset(token, lane, word + 1));
-            atomicAnd(high, ~(mask >> (32 - bit)));
-            atomicOr(high, code >> (32 - bit));
-        }
+        write_bits(f, page, token, lane, word, bit, codes[sub + i * step]);
     }
 }
 
@@ -270,9 +262,9 @@ template <int D, int d, int Rows> __device__ void encode(Shared<D, d, Rows>& sha
             if (r.page < 0) continue;
             const int channel = i % (D / 2) * 2;
             int word, bit, to;
-            f.locate(value, r.position % VI_PAGE_TOKENS, channel, word, bit, to);
+            f.locate(value, r.position % page_tokens, channel, word, bit, to);
             const float* v = &shared.scaled[i / (D / 2)][channel];
-            *reinterpret_cast<uint32_t*>(page_of(r) + f.offset(r.position % VI_PAGE_TOKENS, to, word)) = f32_to_bf16(v[0]) | f32_to_bf16(v[1]) << 16;
+            *reinterpret_cast<uint32_t*>(page_of(r) + f.offset(r.position % page_tokens, to, word)) = f32_to_bf16(v[0]) | f32_to_bf16(v[1]) << 16;
         }
     } else {
         if constexpr (d == 2) search_pairs(shared);
@@ -292,7 +284,7 @@ template <int D, int d, int Rows> __device__ void encode(Shared<D, d, Rows>& sha
                 norm = warp_sum(norm);
                 const QuantizeRow r = shared.rows[i];
                 if (lane == 0 && r.page >= 0) {
-                    const int token = r.position % VI_PAGE_TOKENS;
+                    const int token = r.position % page_tokens;
                     page_of(r)[f.scale_offset(token)] = scale_code(product, norm);
                 }
             }
@@ -304,7 +296,7 @@ template <int D, int d, int Rows> __device__ void encode(Shared<D, d, Rows>& sha
             const QuantizeRow r = shared.rows[i / pieces];
             if (r.page < 0) continue;
             const int sub = value ? i % pieces : i % pieces * own;
-            (apart ? write_piece : write_shared)(f, page_of(r), value, r.position % VI_PAGE_TOKENS, sub, step, own, shared.codes + i / pieces * n);
+            (apart ? write_piece : write_shared)(f, page_of(r), value, r.position % page_tokens, sub, step, own, shared.codes + i / pieces * n);
         }
     }
 }
@@ -332,7 +324,7 @@ __global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_con
     };
     Matrix matrix;
     const bool fitted = vectors && side.transform.matrices;
-    if (fitted) matrix.load(side.transform.matrix(0, head, D));
+    if (fitted) matrix.load(side.transform.matrix(VI_TRANSFORM_FORWARD, head, D));
     if (vectors) with_format([&](auto& all) { fill_words(all, side, head, 0); });
     wait_for_previous();
     let_next_start();
@@ -374,7 +366,7 @@ __global__ void __launch_bounds__(threads) quantize_many_kernel(const __grid_con
             for (int k = 0; k < N; ++k) v[j][k] = shared.scaled[warp + j * warps][lane * N + k];
     } else {
         __syncthreads();
-        transform_vectors<D, 0>(v, side.transform, head);
+        transform_vectors<D, VI_TRANSFORM_FORWARD>(v, side.transform, head);
     }
     write_rows(shared, v, c, side, head, warp, warps, count);
     __syncthreads();
@@ -385,7 +377,7 @@ template <int D, int Rows>
 int32_t launch(vi_context* context, const char* name, const Cache& c, const float* keys, const float* values, const int32_t* slots,
                const int32_t* positions, const Rope& rope, int32_t rows, int32_t stride) {
     constexpr size_t bytes = partials_at<D, Rows> + 2 * sizeof(typename HeldMatrix<D, warps>::Partial);
-    VI_SHARED(context, "vi_quantize", (quantize_many_kernel<D, Rows>), bytes);
+    VI_SHARED(context, name, (quantize_many_kernel<D, Rows>), bytes);
     VI_CUDA(context, name, launch_early(context, (quantize_many_kernel<D, Rows>), dim3(ceil_div(rows, Rows), 2 * c.kv_heads + ceil_div(rope.heads, 8)), threads,
                                         bytes, c, keys, values, slots, positions, rope, rows, stride));
     return VI_OK;

@@ -1,5 +1,6 @@
 // How one side (keys or values) of a layer is kept, and a layer's memory bound to two of them.
 #pragma once
+#include "common/cache_rules.h"
 #include "context.h"
 #include "page.cuh"
 
@@ -14,33 +15,51 @@ struct Transform {
     }
 };
 
-struct Quantizer {
-    int32_t kv_heads = 0, head_dim = 0, sub_dim = 0, bits = 0, codebook_heads = 0, codebook_parts = 0, hadamard = 0, token_scale = 0;
+// A transform's arrays, in one allocation of `memory`; shared by its handle and the quantizers made with it.
+struct TransformArrays : TransformShape {
+    bool hadamard = false;
+    void* memory = nullptr;
+    float* smooth = nullptr;
+    float* matrices = nullptr;
+    vi_context* context = nullptr;
+
+    TransformArrays(vi_context* context, const TransformShape& shape, bool hadamard) : TransformShape(shape), hadamard(hadamard), context(context) {}
+    ~TransformArrays();
+    Transform view() const { return {smooth, matrices, kv_heads, hadamard}; }
+};
+
+struct vi_transform {
+    std::shared_ptr<const TransformArrays> arrays;
+};
+
+inline const TransformShape* shape_of(const vi_transform* transform) { return transform ? transform->arrays.get() : nullptr; }
+
+struct Quantizer : QuantizerShape {
+    std::shared_ptr<const TransformArrays> transform; // or nullptr
     // Device memory, in one allocation of `memory`. codebooks f32 [codebook_heads, codebook_parts, 2^bits, sub_dim] as attention reads
-    // them; table: the same as int8 or f16, 4 or 8 bytes each; table_scales of each codebook: codebook = table * scale;
-    // smooth [kv_heads, head_dim] or nullptr.
+    // them; table: the same as int8 or f16, 4 or 8 bytes each; table_scales of each codebook: codebook = table * scale.
     void* memory = nullptr;
     float* codebooks = nullptr;
     uint8_t* table = nullptr;
     float* table_scales = nullptr;
-    float* smooth = nullptr;
-    float* matrices = nullptr; // [3, kv_heads, head_dim, head_dim] in an allocation of its own, or nullptr
     vi_context* context = nullptr;
+    const int place; // of its format in the list
 
-    Transform transform() const { return {smooth, matrices, kv_heads, hadamard}; }
-    PageFormat format() const { return {head_dim, sub_dim, bits, token_scale}; }
-    int32_t book_count() const { return codebook_heads * codebook_parts; }
-    int64_t page_bytes() const { return static_cast<int64_t>(format().head_bytes()) * kv_heads; }
+    Quantizer(vi_context* context, const QuantizerShape& shape) : QuantizerShape(shape), context(context), place(format_index(shape.sub_dim, shape.bits)) {}
     ~Quantizer();
+    PageFormat format() const { return {head_dim, sub_dim, bits, token_scale}; }
+    int64_t page_bytes() const { return static_cast<int64_t>(format().head_bytes()) * kv_heads; }
 };
 
-// vi_transform after its checks, with a stride for out of its own. heads at most 65535; the caller checks the launch.
+// vi_transform_apply after its checks, with a stride for out of its own. heads at most 65535; the caller checks the launch.
 void launch_transform(cudaStream_t stream, float* out, const float* x, const Transform& transform, int direction, int rows, int heads, int kv_heads, int head_dim,
                       int64_t out_stride, int64_t stride);
 
 struct vi_quantizer {
-    std::shared_ptr<Quantizer> quantizer; // layers share it
+    std::shared_ptr<const Quantizer> quantizer; // layers share it
 };
+
+inline const QuantizerShape* shape_of(const vi_quantizer* quantizer) { return quantizer ? quantizer->quantizer.get() : nullptr; }
 
 // What kernels see of one side of a layer.
 struct Side {
@@ -64,26 +83,19 @@ struct Side {
 };
 
 // What kernels see of a layer.
-struct Cache {
+struct Cache : LayerShape {
     Side keys, values;
     const int32_t *page_table, *exact_from;
-    int32_t kv_heads, head_dim, page_count, slots, max_pages, sinks, window, recent;
 
     // Bad positions and slots must not be followed: device memory holds them, and the host can't look.
-    __device__ bool valid(int slot, int position) const {
-        return slot >= 0 && slot < slots && position < static_cast<int64_t>(max_pages) * VI_PAGE_TOKENS;
-    }
+    __device__ bool valid(int slot, int position) const { return slot >= 0 && slot < slots && position < capacity(); }
     __device__ int page_index(int slot, int page) const { return page_table[static_cast<int64_t>(slot) * max_pages + page]; }
-    __device__ int64_t recent_row(int slot, int head, int position) const {
-        return ((static_cast<int64_t>(slot) * kv_heads + head) * recent + position % recent) * head_dim;
-    }
-    __device__ int64_t sink_row(int slot, int head, int position) const {
-        return ((static_cast<int64_t>(slot) * kv_heads + head) * sinks + position) * head_dim;
-    }
 };
 
 struct vi_kv_layer {
-    std::shared_ptr<Quantizer> keys, values;
+    std::shared_ptr<const Quantizer> keys, values;
     Cache cache;
     int32_t* counters = nullptr; // zeros, one for each block of attention; a block that merges sets its own back
 };
+
+inline const LayerShape* shape_of(const vi_kv_layer* layer) { return layer ? &layer->cache : nullptr; }

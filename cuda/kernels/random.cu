@@ -1,7 +1,7 @@
-// Normal deviates by Box and Muller (1958): elements 2j and 2j + 1 are r cos and r sin of one draw x = splitmix64(splitmix64(seed) + j),
+// Normal deviates by Box and Muller (1958): elements 2j and 2j + 1 are r cos and r sin of one draw x = splitmix(splitmix(seed) + j),
 // r = sqrt(-2 ln u), u = ((x >> 40) + 1) 2^-24 in (0, 1], angle = 2 pi (x mod 2^24) 2^-24.
 #include "context.h"
-#include "uniform.h"
+#include "common/splitmix.h"
 #include <algorithm>
 
 namespace {
@@ -10,7 +10,7 @@ template <typename Out>
 __global__ void random_normal_kernel(Out* __restrict__ out, uint64_t start, float mean, float deviation, int64_t count) {
     const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
     for (int64_t pair = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; pair < (count + 1) / 2; pair += step) {
-        const uint64_t x = splitmix64(start + static_cast<uint64_t>(pair));
+        const uint64_t x = splitmix(start + static_cast<uint64_t>(pair));
         const double radius = sqrt(-2 * log((static_cast<double>(x >> 40) + 1) * 0x1p-24));
         double sine, cosine;
         sincospi(2 * static_cast<double>(x & 0xffffff) * 0x1p-24, &sine, &cosine);
@@ -27,17 +27,15 @@ __global__ void random_normal_kernel(Out* __restrict__ out, uint64_t start, floa
 
 extern "C" VI_API int32_t vi_random_normal(vi_context* context, void* out, int32_t dtype, int32_t seed, float mean, float deviation,
     int64_t count) VI_TRY {
-    VI_OPEN(context, "vi_random_normal");
-    VI_REQUIRE(context, dtype == VI_F32 || dtype == VI_BF16, "vi_random_normal: dtype is %d, not f32 (0) or bf16 (1)", dtype);
-    VI_REQUIRE(context, count >= 0, "vi_random_normal: count is %lld, not at least 0", static_cast<long long>(count));
+    VI_OPEN(context);
+    VI_CHECK(check_random_normal(context, __func__, out, dtype, count));
     if (count == 0) return VI_OK;
-    VI_POINTER(context, "vi_random_normal", out);
-    const uint64_t start = splitmix64(static_cast<uint32_t>(seed));
+    const uint64_t start = splitmix(static_cast<uint32_t>(seed));
     const int32_t blocks = static_cast<int32_t>(std::min<int64_t>(ceil_div<int64_t>(ceil_div<int64_t>(count, 2), 256),
         context->multiprocessors * 8));
     if (dtype == VI_F32) random_normal_kernel<<<blocks, 256, 0, context->stream>>>(static_cast<float*>(out), start, mean, deviation, count);
     else random_normal_kernel<<<blocks, 256, 0, context->stream>>>(static_cast<vi_bf16*>(out), start, mean, deviation, count);
-    VI_LAUNCHED(context, "vi_random_normal");
+    VI_LAUNCHED(context, __func__);
     context->constants_written = true;
     return VI_OK;
-} VI_CATCH(context, "vi_random_normal")
+} VI_CATCH(context)

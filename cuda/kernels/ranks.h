@@ -4,7 +4,7 @@
 // 2^-40 of the largest one, so that they are exact, whatever the order.
 #pragma once
 #include "context.h"
-#include "uniform.h"
+#include "common/splitmix.h"
 
 namespace ranks {
 
@@ -39,6 +39,11 @@ struct Shared {
 };
 
 constexpr int32_t most_entries = 1 << 30;
+
+inline int32_t check_vocabulary(Context* context, const char* name, int32_t vocabulary) {
+    VI_WITHIN(context, name, vocabulary, 1, most_entries);
+    return VI_OK;
+}
 
 // use(i, x[i]) for i = first, first + step, ... below end <= most_entries, with eight reads under way at a time: stores and atomics in between
 // would hold the next ones up.

@@ -49,17 +49,13 @@ __global__ void rmsnorm_kernel(float* out, float* residual, const float* x, cons
 
 extern "C" VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight,
     float epsilon, int32_t rows, int32_t width) VI_TRY {
-    VI_OPEN(context, "vi_rmsnorm");
-    VI_REQUIRE(context, rows >= 0, "vi_rmsnorm: rows is %d", rows);
-    VI_REQUIRE(context, width >= 1, "vi_rmsnorm: width is %d", width);
+    VI_OPEN(context);
+    VI_CHECK(check_rmsnorm(context, __func__, out, x, weight, epsilon, rows, width));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_rmsnorm", out);
-    VI_POINTER(context, "vi_rmsnorm", x);
-    VI_POINTER(context, "vi_rmsnorm", weight);
     const bool vector = width % 4 == 0 && aligned_16(out) && aligned_16(x) && aligned_16(weight) && aligned_16(residual);
     const int32_t items = vector ? width / 4 : width;
     const int32_t threads = std::min(1024, ceil_div(items, 32) * 32);
-    VI_CUDA(context, "vi_rmsnorm", launch_early(context, vector ? rmsnorm_kernel<true> : rmsnorm_kernel<false>, rows, threads, 0, out,
+    VI_CUDA(context, __func__, launch_early(context, vector ? rmsnorm_kernel<true> : rmsnorm_kernel<false>, rows, threads, 0, out,
         residual, x, weight, epsilon, width));
     return VI_OK;
-} VI_CATCH(context, "vi_rmsnorm")
+} VI_CATCH(context)

@@ -44,27 +44,21 @@ __global__ void advance_kernel(int32_t* positions, int32_t rows) {
 
 extern "C" VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, int32_t rows,
     int32_t heads, int32_t head_dim, int32_t stride) VI_TRY {
-    VI_OPEN(context, "vi_rope");
-    VI_REQUIRE(context, rows >= 0, "vi_rope: rows is %d", rows);
-    VI_REQUIRE(context, heads >= 1 && heads <= 65535, "vi_rope: heads is %d", heads);
-    VI_REQUIRE(context, head_dim >= 2 && head_dim % 2 == 0 && head_dim <= 4096, "vi_rope: head_dim is %d, not even and in 2..4096", head_dim);
-    VI_REQUIRE(context, stride >= static_cast<int64_t>(heads) * head_dim, "vi_rope: stride is %d, below heads * head_dim", stride);
+    VI_OPEN(context);
+    VI_CHECK(check_rope(context, __func__, x, positions, frequencies, rows, heads, head_dim, stride));
+    VI_REQUIRE(context, heads <= 65535 && head_dim <= 4096, "%s: heads is %d and head_dim %d: this library takes 65535 and 4096", __func__, heads, head_dim);
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_rope", x);
-    VI_POINTER(context, "vi_rope", positions);
-    VI_POINTER(context, "vi_rope", frequencies);
     const int32_t half = head_dim / 2;
     const dim3 blocks(rows, ceil_div(heads, heads_a_block));
-    VI_CUDA(context, "vi_rope", launch_early(context, rope_kernel, blocks, 256, half * sizeof(float2), x, positions, frequencies, heads,
+    VI_CUDA(context, __func__, launch_early(context, rope_kernel, blocks, 256, half * sizeof(float2), x, positions, frequencies, heads,
         half, stride));
     return VI_OK;
-} VI_CATCH(context, "vi_rope")
+} VI_CATCH(context)
 
 extern "C" VI_API int32_t vi_advance(vi_context* context, int32_t* positions, int32_t rows) VI_TRY {
-    VI_OPEN(context, "vi_advance");
-    VI_REQUIRE(context, rows >= 0, "vi_advance: rows is %d", rows);
+    VI_OPEN(context);
+    VI_CHECK(check_advance(context, __func__, positions, rows));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_advance", positions);
-    VI_CUDA(context, "vi_advance", launch_early(context, advance_kernel, ceil_div(rows, 256), 256, 0, positions, rows));
+    VI_CUDA(context, __func__, launch_early(context, advance_kernel, ceil_div(rows, 256), 256, 0, positions, rows));
     return VI_OK;
-} VI_CATCH(context, "vi_advance")
+} VI_CATCH(context)

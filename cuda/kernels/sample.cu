@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(ranks::threads) sample_kernel(Sample a) {
         if (threadIdx.x == 0) s.bin = 0, s.before = 0;
         __syncthreads();
         // floor(u total): u has 24 bits.
-        const uint64_t draw = counter(a.seeds[row], a.positions[row]) >> 40;
+        const uint64_t draw = uniform24(a.seeds[row], a.positions[row]);
         const unsigned long long target = __umul64hi(s.found, draw << 40);
         if (upto - own <= target && target < upto) s.bin = threadIdx.x, s.before = upto - own;
         __syncthreads();
@@ -150,19 +150,13 @@ __global__ void __launch_bounds__(ranks::threads) sample_kernel(Sample a) {
 extern "C" VI_API int32_t vi_sample(vi_context* context, int32_t* ids, float* logprobs, const float* logits, int32_t* counts,
     const float* bias, const float* settings,
                                     const int32_t* seeds, const int32_t* positions, int32_t rows, int32_t vocabulary) VI_TRY {
-    VI_OPEN(context, "vi_sample");
-    VI_REQUIRE(context, rows >= 0, "vi_sample: rows is %d", rows);
-    VI_REQUIRE(context, vocabulary >= 1 && vocabulary <= ranks::most_entries, "vi_sample: vocabulary is %d, not in 1..%d", vocabulary,
-        ranks::most_entries);
+    VI_OPEN(context);
+    VI_CHECK(check_sample(context, __func__, ids, logits, settings, seeds, positions, rows, vocabulary));
+    VI_CHECK(ranks::check_vocabulary(context, __func__, vocabulary));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_sample", ids);
-    VI_POINTER(context, "vi_sample", logits);
-    VI_POINTER(context, "vi_sample", settings);
-    VI_POINTER(context, "vi_sample", seeds);
-    VI_POINTER(context, "vi_sample", positions);
-    VI_WORKSPACE(context, float, scratch, static_cast<size_t>(rows) * vocabulary * sizeof(float), "vi_sample");
-    VI_SHARED(context, "vi_sample", sample_kernel, sizeof(ranks::Shared));
+    VI_WORKSPACE(context, float, scratch, static_cast<size_t>(rows) * vocabulary * sizeof(float), __func__);
+    VI_SHARED(context, __func__, sample_kernel, sizeof(ranks::Shared));
     const Sample arguments = {ids, logprobs, logits, counts, bias, settings, seeds, positions, scratch, vocabulary};
-    VI_CUDA(context, "vi_sample", launch_early(context, sample_kernel, rows, ranks::threads, sizeof(ranks::Shared), arguments));
+    VI_CUDA(context, __func__, launch_early(context, sample_kernel, rows, ranks::threads, sizeof(ranks::Shared), arguments));
     return VI_OK;
-} VI_CATCH(context, "vi_sample")
+} VI_CATCH(context)

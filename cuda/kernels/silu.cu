@@ -26,16 +26,13 @@ __global__ void silu_mul_kernel(float* __restrict__ out, const float* __restrict
 } // namespace
 
 extern "C" VI_API int32_t vi_silu_mul(vi_context* context, float* out, const float* gate_up, int32_t rows, int32_t width) VI_TRY {
-    VI_OPEN(context, "vi_silu_mul");
-    VI_REQUIRE(context, rows >= 0, "vi_silu_mul: rows is %d", rows);
-    VI_REQUIRE(context, width >= 1, "vi_silu_mul: width is %d", width);
+    VI_OPEN(context);
+    VI_CHECK(check_silu_mul(context, __func__, out, gate_up, rows, width));
     if (rows == 0) return VI_OK;
-    VI_POINTER(context, "vi_silu_mul", out);
-    VI_POINTER(context, "vi_silu_mul", gate_up);
     const bool vector = width % 4 == 0 && aligned_16(out) && aligned_16(gate_up);
     const int64_t count = static_cast<int64_t>(rows) * (vector ? width / 4 : width);
     const int32_t blocks = static_cast<int32_t>(std::min<int64_t>(ceil_div<int64_t>(count, 256), context->multiprocessors * 16));
-    VI_CUDA(context, "vi_silu_mul", launch_early(context, vector ? silu_mul_kernel<true> : silu_mul_kernel<false>, blocks, 256, 0, out,
+    VI_CUDA(context, __func__, launch_early(context, vector ? silu_mul_kernel<true> : silu_mul_kernel<false>, blocks, 256, 0, out,
         gate_up, count, vector ? width / 4 : width));
     return VI_OK;
-} VI_CATCH(context, "vi_silu_mul")
+} VI_CATCH(context)

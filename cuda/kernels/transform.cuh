@@ -32,7 +32,7 @@ __device__ inline void add_rows(float (&sum)[count][D / 32], const float (&x)[co
     }
 }
 
-// direction as in vi_transform: 0 for keys and values, 1 for queries, 2 the inverse.
+// direction: VI_TRANSFORM_*.
 template <int D, int direction, int count> __device__ inline void transform_vectors(float (&x)[count][D / 32], const Transform& transform, int head) {
     constexpr int N = D / 32;
     if (transform.matrices) {
@@ -47,10 +47,10 @@ template <int D, int direction, int count> __device__ inline void transform_vect
 #pragma unroll
     for (int v = 0; v < count; ++v) {
         const float* factors = transform.smooth ? transform.smooth + head * D + threadIdx.x % 32 * N : nullptr;
-        if (factors && direction != 2)
-            for (int i = 0; i < N; ++i) x[v][i] = direction == 0 ? x[v][i] / factors[i] : x[v][i] * factors[i];
+        if (factors && direction != VI_TRANSFORM_INVERSE)
+            for (int i = 0; i < N; ++i) x[v][i] = direction == VI_TRANSFORM_FORWARD ? x[v][i] / factors[i] : x[v][i] * factors[i];
         if (transform.hadamard) hadamard<D>(x[v]);
-        if (factors && direction == 2)
+        if (factors && direction == VI_TRANSFORM_INVERSE)
             for (int i = 0; i < N; ++i) x[v][i] *= factors[i];
     }
 }

@@ -310,16 +310,15 @@ void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int p
 
 // Every format of keys with every one of values, or with `small` each with itself and the mixes that presets have; odd shapes and lengths.
 std::vector<CacheCase> attention_cases(Test& t, int D) {
-    const std::vector<std::pair<int, int>> formats = {{1, 16}, {2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
     std::vector<CacheCase> all;
-    for (int i = 0; i < 8; ++i)
-        for (int j = 0; j < 8; ++j)
+    for (int i = 0; i < format_count; ++i)
+        for (int j = 0; j < format_count; ++j)
             for (int scaled = 0; scaled < 2; ++scaled) {
-                if (t.small && i != j && !(i == 3 && (j == 5 || j == 6)) && !(i == 6 && j == 7)) continue;
+                if (t.small && i != j && !(i == format_d4b10 && (j == format_d4b6 || j == format_d8b12)) && !(i == format_d8b12 && j == format_d8b8)) continue;
                 const int kv_heads = t.integer(1, 3), groups[] = {4, 1, 3, 7, 2, 8, 16, 5};
-                auto side = [&](std::pair<int, int> f) {
-                    if (f.second == 16) return Side{1, 16, 1, 0, 0, 0};
-                    return Side{f.first, f.second, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled, 1, t.integer(0, 1)};
+                auto side = [&](FormatSize f) {
+                    if (f.bits == 16) return Side{1, 16, 1, 0, 0, 0};
+                    return Side{f.sub_dim, f.bits, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled, 1, t.integer(0, 1)};
                 };
                 CacheCase c{side(formats[i]), side(formats[j]), D, kv_heads, groups[t.integer(0, 7)], 0, 0, 0, {}, static_cast<unsigned>(t.random())};
                 const int sinks[] = {4, 0, 1, 70, 17}, windows[] = {128, 0, 5, 64, 33};
@@ -341,10 +340,9 @@ TEST(attention_64) {
 }
 // A codebook a sub-vector, on one side or both.
 TEST(attention_parts) {
-    const std::pair<int, int> formats[] = {{2, 8}, {4, 12}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
     for (const int D : {128, 64})
         for (const auto& [d, b] : formats)
-            for (int sides = 1; sides < 4; ++sides) {
+            for (int sides = 1; sides < 4 && b < 16; ++sides) {
                 const int kv_heads = t.integer(1, 3), scaled = t.integer(0, 1);
                 const Side part{d, b, scaled ? kv_heads : 1, t.integer(0, 1), t.integer(0, 1), scaled, D / d, t.integer(0, 1)}, whole{4, 8, 1, 1, 1, 1};
                 CacheCase c{sides & 1 ? part : whole, sides & 2 ? part : whole, D, kv_heads, t.integer(1, 16), 4, 32, 40, {}, static_cast<unsigned>(t.random())};
@@ -369,16 +367,15 @@ TEST(attention_batch) {
 }
 // The kernels for few rows, for more and for very many write the same bytes, and these are the nearest codewords.
 TEST(quantize_rows) {
-    const std::pair<int, int> formats[] = {{1, 16}, {2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
     for (const int D : {128, 64})
-        for (int i = 0; i < 8; ++i) {
-            if (t.small && i != 1 && i != 4) continue; // 2, 4 and 8 channels
+        for (int i = 0; i < format_count; ++i) {
+            if (t.small && i != format_d2b8 && i != format_d4b8) continue; // 2, 4 and 8 channels
             const int kv_heads = 4, count = t.small ? 450 : 2000, scaled = t.integer(0, 1), matrices = t.integer(0, 1);
-            auto side = [&](std::pair<int, int> f) {
-                if (f.second == 16) return Side{1, 16, 1, 0, 0, 0};
-                return Side{f.first, f.second, scaled ? kv_heads : 1, matrices, 1, scaled, 1, matrices};
+            auto side = [&](FormatSize f) {
+                if (f.bits == 16) return Side{1, 16, 1, 0, 0, 0};
+                return Side{f.sub_dim, f.bits, scaled ? kv_heads : 1, matrices, 1, scaled, 1, matrices};
             };
-            const CacheCase c{side(formats[i]), side(formats[(i + 3) % 8]), D, kv_heads, 2, 4, 32, 40, {count}, static_cast<unsigned>(t.random())};
+            const CacheCase c{side(formats[i]), side(formats[(i + 3) % format_count]), D, kv_heads, 2, 4, 32, 40, {count}, static_cast<unsigned>(t.random())};
             std::mt19937 random(c.seed);
             std::vector<float> codebooks[2], smooths[2], tokens[2];
             for (int j = 0; j < 2; ++j) {

@@ -1,5 +1,6 @@
 // A layer's cache in one library, and its attention in float64, for the tests of quantize and attention.
 #pragma once
+#include "common/format.h"
 #include "test.h"
 #include <algorithm>
 
@@ -34,6 +35,7 @@ template <class T> struct Memory { // of one library, filled with NaN (-1, absur
 struct Side {
     int d, b, codebook_heads, smooth, hadamard, scale, parts = 1, matrices = 0; // parts: codebooks of a head; matrices: smooth and hadamard given as such
     bool coded() const { return b < 16; }
+    bool transformed() const { return smooth || hadamard || matrices; }
     std::string name() const {
         if (!coded()) return "bf16";
         return "d" + std::to_string(d) + "b" + std::to_string(b) + (codebook_heads > 1 ? "/head" : "") + (parts > 1 ? "/part" : "") + (smooth ? "+smooth" : "") + (hadamard ? "+H" : "") +
@@ -88,7 +90,7 @@ struct HostSide { // one side of a layer, on the host
         if (side.smooth)
             for (int i = 0; i < D; ++i) v[i] *= smooth[head * D + i];
     }
-    // The transform as what vi_quantizer_matrices takes: where each unit vector goes.
+    // The transform as matrices of vi_transform_create: where each unit vector goes.
     std::vector<float> matrices(int kv_heads) const {
         std::vector<float> out;
         for (int direction = 0; direction < 3; ++direction)
@@ -136,13 +138,15 @@ struct Layer { // a case's memory in one library
             h.side = i ? c.values : c.keys;
             h.D = c.D, h.codebook = codebooks[i], h.smooth = smooths[i];
             Memory<float> book(library, codebooks[i]), smooth(library, smooths[i]);
-            OK(library, vi_quantizer_create, reinterpret_cast<uint8_t*>(&h.quantizer), h.side.coded() ? book.data : nullptr,
-               h.side.smooth && !h.side.matrices ? smooth.data : nullptr, c.kv_heads, c.D, h.side.d, h.side.b, h.side.codebook_heads, h.side.parts,
-               h.side.hadamard && !h.side.matrices, h.side.scale);
-            if (h.side.matrices) {
-                Memory<float> matrices(library, h.matrices(c.kv_heads));
-                OK(library, vi_quantizer_matrices, h.quantizer, matrices.data);
+            vi_transform* transform = nullptr;
+            if (h.side.transformed()) {
+                Memory<float> matrices(library, h.side.matrices ? h.matrices(c.kv_heads) : std::vector<float>());
+                OK(library, vi_transform_create, reinterpret_cast<uint8_t*>(&transform), h.side.smooth && !h.side.matrices ? smooth.data : nullptr,
+                   h.side.matrices ? matrices.data : nullptr, c.kv_heads, c.D, h.side.hadamard && !h.side.matrices);
             }
+            OK(library, vi_quantizer_create, reinterpret_cast<uint8_t*>(&h.quantizer), h.side.coded() ? book.data : nullptr, transform, c.kv_heads, c.D,
+               h.side.d, h.side.b, h.side.codebook_heads, h.side.parts, h.side.scale);
+            OK(library, vi_transform_destroy, transform); // the quantizer keeps what it holds
             if (h.side.coded()) {
                 OK(library, vi_quantizer_codebook, book.data, h.quantizer);
                 h.codebook = book.get();

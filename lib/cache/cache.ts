@@ -7,7 +7,7 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { KvLayer, Quantizer } from "../ops/ops.ts";
+import { KvLayer, Quantizer, Transform } from "../ops/ops.ts";
 import type { Calibration, SideCalibration } from "./calibration.ts";
 import {
   type CacheBytes,
@@ -123,8 +123,6 @@ export class KvCache implements Disposable {
     const plain = codebook && !smooth && !matrix, shared = plain ? this.#quantizers.get(codebook) : undefined;
     if (shared) return shared;
     using codebooks = codebook && Tensor.from(this.#device, codebook, [codebook.length / subDim, subDim]);
-    using factors = smooth && Tensor.from(this.#device, smooth, [kvHeads, headDim]);
-    using matrices = matrix && this.#matrices(matrix, side, layer);
     const { codebookHeads, codebookParts } = side;
     const quantizer = this.#keep(
       new Quantizer(this.#device, {
@@ -133,16 +131,22 @@ export class KvCache implements Disposable {
         subDim,
         bits,
         codebooks: codebooks ?? null,
-        smooth: factors ?? null,
-        matrices: matrices ?? null,
+        transform: bits < 16 ? this.#transform(side, layer) : null,
         codebookHeads,
         codebookParts,
-        hadamard: side.hadamard && bits < 16,
         tokenScale: side.tokenScale && bits < 16,
       }),
     );
     if (plain) this.#quantizers.set(codebook, quantizer);
     return quantizer;
+  }
+
+  #transform(side: SideCalibration, layer: number): Transform | null {
+    const { kvHeads, headDim } = this.shape, { smooth, matrix } = side.layers[layer] ?? {}, { hadamard } = side;
+    if (!smooth && !matrix && !hadamard) return null;
+    using factors = smooth && Tensor.from(this.#device, smooth, [kvHeads, headDim]);
+    using matrices = matrix && this.#matrices(matrix, side, layer);
+    return this.#keep(new Transform(this.#device, { kvHeads, headDim, smooth: factors, matrices, hadamard }));
   }
 
   #matrices(matrix: Float32Array, side: SideCalibration, layer: number): Tensor {

@@ -116,7 +116,7 @@ export function hadamard(n: number): Float64Array {
 }
 
 /**
- * What `vi_quantizer_matrices` takes for the transforms x~ = x A of KV heads, `matrix` [heads, n, n]: A for keys and values, the
+ * The matrices of a `Transform` for the transforms x~ = x A of KV heads, `matrix` [heads, n, n]: A for keys and values, the
  * transposed inverse for queries, so that products stay what they are, and the inverse, f32 [3, heads, n, n]. Throws RangeError
  * where a matrix has no inverse.
  */

@@ -6,7 +6,7 @@
  */
 
 import { Tensor } from "../tensor.ts";
-import { linear, Quantizer } from "../ops/ops.ts";
+import { linear, Transform } from "../ops/ops.ts";
 import { KvCache } from "../cache/cache.ts";
 import { exactSide } from "../cache/calibration.ts";
 import { type CacheShape, kvConfig } from "../cache/format.ts";
@@ -200,14 +200,11 @@ export class Activations implements Disposable {
       { device } = stored;
     const rows = stored.columns(which === "keys" ? 0 : width, width).read() as Float32Array;
     if (hadamard || smooth || matrix) {
-      // The transform alone is wanted; the codebook is a placeholder that it does not read.
-      using codebooks = Tensor.zeros(device, "f32", [1, 256, 4]);
       using factors = smooth && Tensor.from(device, smooth, [kvHeads, headDim]);
       using matrices = matrix && Tensor.from(device, transformMatrices(matrix, headDim), [3, matrix.length]);
-      const format = { subDim: 4, bits: 8, codebooks, codebookHeads: 1, matrices: matrices ?? null };
-      using quantizer = new Quantizer(device, { kvHeads, headDim, ...format, smooth: factors ?? null, hadamard });
+      using transform = new Transform(device, { kvHeads, headDim, smooth: factors, matrices, hadamard });
       using part = Tensor.from(device, rows, [this.tokens, width]);
-      quantizer.transform(part, part, "forward", { heads: kvHeads });
+      transform.apply(part, part, "forward", { heads: kvHeads });
       part.read(rows);
     }
     return rows;

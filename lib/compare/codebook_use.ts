@@ -37,7 +37,7 @@ export interface KeyOutliers {
 function transformed(quantizer: Quantizer, rows: Float32Array): Float32Array {
   const { device, kvHeads, headDim } = quantizer, width = kvHeads * headDim;
   using x = Tensor.from(device, rows, [rows.length / width, width]);
-  quantizer.transform(x, x, "forward", { heads: kvHeads });
+  quantizer.transform?.apply(x, x, "forward", { heads: kvHeads });
   return x.read();
 }
 

@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "0ee60eac10adfc637e630f23e7ba4a2d1b40a9fe2c32ac63c672ecad09d226e1";
+export const ABI_HASH = "e21c7edb6a0a78a80cbc83a97f56e5660bf697ac7e403e416a866a2065685566";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -45,6 +45,12 @@ export const VI_OUTPUT_SUM = 1;
 export const VI_OUTPUT_SILU = 2;
 /** `VI_PACKED_ROWS` of vecinfer.h. */
 export const VI_PACKED_ROWS = 16;
+/** of keys and values, see vi_transform_create */
+export const VI_TRANSFORM_FORWARD = 0;
+/** `VI_TRANSFORM_QUERY` of vecinfer.h. */
+export const VI_TRANSFORM_QUERY = 1;
+/** `VI_TRANSFORM_INVERSE` of vecinfer.h. */
+export const VI_TRANSFORM_INVERSE = 2;
 /** `VI_PAGE_TOKENS` of vecinfer.h. */
 export const VI_PAGE_TOKENS = 64;
 /** floats a row in the settings of vi_sample */
@@ -98,25 +104,13 @@ export const symbols = {
   vi_kmeans_start: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   vi_kmeans_step: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32", "i32"],
   vi_channel_max: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
-  vi_quantizer_create: [
-    "pointer",
-    "buffer",
-    "pointer",
-    "pointer",
-    "i32",
-    "i32",
-    "i32",
-    "i32",
-    "i32",
-    "i32",
-    "i32",
-    "i32",
-  ],
+  vi_transform_create: ["pointer", "buffer", "pointer", "pointer", "i32", "i32", "i32"],
+  vi_transform_destroy: ["pointer", "pointer"],
+  vi_transform_apply: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  vi_quantizer_create: ["pointer", "buffer", "pointer", "pointer", "i32", "i32", "i32", "i32", "i32", "i32", "i32"],
   vi_quantizer_destroy: ["pointer", "pointer"],
-  vi_quantizer_matrices: ["pointer", "pointer", "pointer"],
   vi_quantizer_codebook: ["pointer", "pointer", "pointer"],
   vi_page_bytes: ["pointer", "buffer", "pointer"],
-  vi_transform: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   vi_kv_layer_create: [
     "pointer",
     "buffer",

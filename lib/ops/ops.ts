@@ -16,9 +16,10 @@ export { KvLayer, type KvLayerOptions, PAGE_TOKENS, type RopeQuantizeOptions } f
 export * from "./linear.ts";
 export * from "./pack.ts";
 export * from "./position.ts";
-export { Quantizer, type QuantizerOptions, type TransformDirection, type TransformOptions } from "./quantizer.ts";
+export { Quantizer, type QuantizerOptions } from "./quantizer.ts";
 export * from "./random.ts";
 export * from "./rmsnorm.ts";
 export * from "./rope.ts";
 export * from "./sample.ts";
 export * from "./silu.ts";
+export * from "./transform.ts";

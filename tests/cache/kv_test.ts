@@ -13,6 +13,7 @@ import {
   Quantizer,
   readCalibration,
   Tensor,
+  Transform,
 } from "../../lib/ops/mod.ts";
 
 // Post-RoPE queries and keys, and values, of 512 held-out tokens of the embedded model: f16 (heads, tokens, 64).
@@ -116,9 +117,15 @@ for (const preset of Object.keys(PRESETS)) {
             bits,
             codebooks: codebook && owned.use(Tensor.from(device, codebook, [codebook.length / subDim, subDim])),
             codebookHeads: side?.codebookHeads,
-            smooth: smooth && owned.use(Tensor.from(device, smooth, [KV_HEADS, D])),
-            matrices: matrix && owned.use(Tensor.from(device, transformMatrices(matrix, D), [3, KV_HEADS, D * D])),
-            hadamard: side?.hadamard ?? false,
+            transform: side && owned.use(
+              new Transform(device, {
+                kvHeads: KV_HEADS,
+                headDim: D,
+                smooth: smooth && owned.use(Tensor.from(device, smooth, [KV_HEADS, D])),
+                matrices: matrix && owned.use(Tensor.from(device, transformMatrices(matrix, D), [3, KV_HEADS, D * D])),
+                hadamard: side.hadamard,
+              }),
+            ),
             tokenScale: side?.tokenScale ?? false,
           }),
         );

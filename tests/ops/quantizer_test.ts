@@ -1,4 +1,6 @@
-import { assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { readFileSync } from "node:fs";
+import { FORMATS } from "../../lib/cache/format.ts";
 import { VecInferError } from "../../lib/device.ts";
 import { Quantizer } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
@@ -8,7 +10,9 @@ import { TestQuantizer } from "../support/layer.ts";
 import { Random } from "../support/random.ts";
 import { dot } from "../support/reference.ts";
 
-testOnDevices("Quantizer.transform, its query and its inverse, seed 20", (device) => {
+const formats = Object.values(FORMATS);
+
+testOnDevices("Transform.apply forward, for queries and inverse, seed 20", (device) => {
   const random = new Random(20), kvHeads = 3;
   for (const headDim of [64, 128]) {
     for (const [smooth, hadamard] of [[true, true], [false, true], [true, false], [false, false]]) {
@@ -32,15 +36,15 @@ testOnDevices("Quantizer.transform, its query and its inverse, seed 20", (device
           return all;
         };
         const close = { absolute: 1e-5 };
-        side.native.transform(out, x, "forward", { heads });
+        side.transform.apply(out, x, "forward", { heads });
         assertAllClose(out.read(), expected((v, h) => side.forward(v, h)), close, `forward ${what}`);
-        side.native.transform(out, x, "query", { heads });
+        side.transform.apply(out, x, "query", { heads });
         assertAllClose(out.read(), expected((v, h) => side.query(v, h)), close, `query ${what}`);
-        side.native.transform(out, x, "inverse", { heads });
+        side.transform.apply(out, x, "inverse", { heads });
         assertAllClose(out.read(), expected((v, h) => side.inverse(v, h)), close, `inverse ${what}`);
         // In place, there and back.
-        side.native.transform(x, x, "forward", { heads });
-        side.native.transform(x, x, "inverse", { heads });
+        side.transform.apply(x, x, "forward", { heads });
+        side.transform.apply(x, x, "inverse", { heads });
         assertAllClose(x.read(), values, close, `back ${what}`);
       }
       const [q, k] = [random.normals(headDim), random.normals(headDim)];
@@ -51,7 +55,7 @@ testOnDevices("Quantizer.transform, its query and its inverse, seed 20", (device
 
 testOnDevices("Quantizer keeps its codebooks, rounded at most to f16 or int8, seed 21", (device) => {
   const random = new Random(21);
-  for (const [subDim, bits] of [[2, 8], [4, 12], [4, 10], [4, 8], [4, 6], [8, 12], [8, 8]]) {
+  for (const { subDim, bits } of formats.filter(({ bits }) => bits < 16)) {
     const values = random.normals(2 * 2 ** bits * subDim);
     using codebooks = Tensor.from(device, values, [2, 2 ** bits, subDim]);
     using quantizer = new Quantizer(device, { kvHeads: 2, headDim: 64, subDim, bits, codebooks });
@@ -82,15 +86,40 @@ testOnDevices("Quantizer names what it refuses", (device) => {
   refused({ subDim: 3 }, "Quantizer: codebooks: expected f32 of 768 elements");
   refused({ codebooks: null }, "codebooks");
   refused({ bits: 17 }, "Quantizer: bits: expected a whole number from 1 to 16, found 17");
-  refused({ smooth: codebooks }, "Quantizer: smooth: expected f32 of 128 elements");
   using three = Tensor.zeros(device, "f32", [3, 256, 4]);
   refused({ codebooks: three }, "codebook_heads");
   refused({ codebooks: three, codebookHeads: 1, codebookParts: 3 }, "codebook_parts");
   const quantizer = new Quantizer(device, options);
-  using x = Tensor.zeros(device, "f32", [2, 192]);
-  assertThrows(() => quantizer.transform(x, x, "sideways" as "query"), VecInferError, '"sideways"');
-  assertThrows(() => quantizer.transform(x, x, "query"), VecInferError, "heads");
   quantizer[Symbol.dispose]();
   quantizer[Symbol.dispose]();
   assertThrows(() => quantizer.codebook(codebooks), VecInferError, "Quantizer was used after it was disposed");
 });
+
+// The list of formats stands in lib/cache for TypeScript and in cuda/common/format.h for both libraries; vecinfer.h describes it.
+testOnDevices(
+  "Every format of FORMATS makes a quantizer; others are refused with the libraries' list, which is the same",
+  (device) => {
+    const of = (subDim: number, bits: number): Quantizer => {
+      using codebooks = bits === 16 ? null : Tensor.zeros(device, "f32", [1, 2 ** bits, subDim]);
+      return new Quantizer(device, { kvHeads: 1, headDim: 64, subDim, bits, codebooks });
+    };
+    for (const { subDim, bits } of formats) of(subDim, bits)[Symbol.dispose]();
+    const known = formats.map(({ name, subDim, bits }) => `${name} (${subDim},${bits})`), lists = new Set<string>();
+    for (const subDim of [1, 2, 3, 4, 8, 16]) {
+      for (const bits of [1, 4, 6, 7, 8, 10, 12, 16]) {
+        if (formats.some((format) => format.subDim === subDim && format.bits === bits)) continue;
+        const { message } = assertThrows(
+          () => of(subDim, bits),
+          VecInferError,
+          `(sub_dim, bits) is (${subDim},${bits}), not one of`,
+        );
+        lists.add(message.split("not one of ")[1]);
+      }
+    }
+    assertEquals(lists.size, 1);
+    const [list] = lists;
+    assertEquals(list.split(", ").sort(), known.sort());
+    const header = readFileSync(new URL("../../cuda/include/vecinfer.h", import.meta.url), "utf8");
+    assert(header.includes(`* ${list};`), `vecinfer.h doesn't list "${list}"`);
+  },
+);

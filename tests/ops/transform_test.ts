@@ -1,8 +1,8 @@
-import { assert, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { test } from "node:test";
 import { transformMatrices } from "../../lib/cache/matrix.ts";
-import { VecInferError } from "../../lib/device.ts";
-import { attention, KvLayer, Quantizer } from "../../lib/ops/ops.ts";
+import { Device, VecInferError } from "../../lib/device.ts";
+import { attention, KvLayer, Quantizer, Transform } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { cpu, testOnDevices } from "../support/device.ts";
@@ -33,12 +33,11 @@ testOnDevices(`a fitted transform in its three directions is the product with it
   for (const [headDim, rows] of [[64, 5], [128, 5], [128, 999]]) {
     const size = headDim * headDim, all = transformMatrices(transforms(random, kvHeads, headDim), headDim);
     using matrices = Tensor.from(device, all, [3, kvHeads, size]);
-    using codebooks = Tensor.from(device, random.normals(256 * 4), [1, 256, 4]);
-    using quantizer = new Quantizer(device, { kvHeads, headDim, subDim: 4, bits: 8, codebooks, matrices });
+    using transform = new Transform(device, { kvHeads, headDim, matrices });
     for (const [direction, name] of (["forward", "query", "inverse"] as const).entries()) {
       const heads = name === "query" ? kvHeads * group : kvHeads, x = random.normals(rows * heads * headDim);
       using input = Tensor.from(device, x, [rows, heads * headDim]);
-      quantizer.transform(input, input, name);
+      transform.apply(input, input, name);
       const got = input.read<Float32Array>(), per = heads / kvHeads;
       const step = rows > 5 ? 41 : 1;
       for (let vector = 0; vector < rows * heads; vector += step) {
@@ -80,7 +79,8 @@ testOnDevices(`codes of a fitted transform are the nearest of x A, and attention
           subDim,
         ]);
         const codes = { subDim, bits, codebooks, codebookParts: parts };
-        const quantizer = new Quantizer(device, { kvHeads, headDim, ...codes, matrices: plain ? null : matrices });
+        using transform = plain ? null : new Transform(device, { kvHeads, headDim, matrices }); // the quantizer keeps what it holds
+        const quantizer = new Quantizer(device, { kvHeads, headDim, ...codes, transform });
         using rounded = Tensor.empty(device, "f32", [kvHeads * parts * words, subDim]);
         quantizer.codebook(rounded);
         return { all, quantizer, codebook: rounded.read<Float32Array>() };
@@ -167,14 +167,106 @@ testOnDevices(`codes of a fitted transform are the nearest of x A, and attention
   }
 });
 
-test("vi_quantizer_matrices refuses bf16, NaN and a quantizer with another transform", () => {
-  const kvHeads = 1, headDim = 64, size = headDim * headDim, side = { kvHeads, headDim, subDim: 4, bits: 8 };
-  using zeros = Tensor.zeros(cpu, "f32", [3, size]);
-  using codebooks = Tensor.zeros(cpu, "f32", [1, 256, 4]);
-  using wrong = Tensor.from(cpu, new Float32Array(3 * size).fill(NaN), [3, size]);
-  const bf16 = { ...side, subDim: 1, bits: 16, matrices: zeros };
-  assertThrows(() => new Quantizer(cpu, bf16), VecInferError, "16 bits");
-  assertThrows(() => new Quantizer(cpu, { ...side, codebooks, matrices: wrong }), VecInferError, "NaN");
-  const both = { ...side, codebooks, hadamard: true, matrices: zeros };
-  assertThrows(() => new Quantizer(cpu, both), VecInferError, "in place of");
+testOnDevices("Transform names what it refuses", (device) => {
+  const kvHeads = 2, headDim = 64, size = kvHeads * headDim * headDim;
+  using matrices = Tensor.zeros(device, "f32", [3, size]);
+  using smooth = Tensor.zeros(device, "f32", [kvHeads, headDim]);
+  const refused = (change: object, message: string): VecInferError =>
+    assertThrows(() => new Transform(device, { kvHeads, headDim, ...change }), VecInferError, message);
+  assertEquals(refused({ headDim: 96 }, "vi_transform_create: head_dim 96 is not supported").code, "UNSUPPORTED");
+  refused({ kvHeads: 0 }, "Transform: kvHeads: expected a whole number from 1");
+  refused({ smooth: matrices }, "Transform: smooth: expected f32 of 128 elements");
+  refused({ matrices: smooth }, `Transform: matrices: expected f32 of ${3 * size} elements`);
+  refused({ kvHeads: 1, matrices }, "Transform: matrices: expected f32");
+  refused({ hadamard: true, matrices }, "matrices stand in place of smooth and hadamard");
+  refused({ smooth, matrices }, "matrices stand in place of smooth and hadamard");
+  using transform = new Transform(device, { kvHeads, headDim, hadamard: true });
+  using x = Tensor.zeros(device, "f32", [2, 192]);
+  assertThrows(() => transform.apply(x, x, "sideways" as "query"), VecInferError, '"sideways"');
+  assertThrows(() => transform.apply(x, x, "query"), VecInferError, "vi_transform_apply: heads is 3, not a multiple");
+  assertThrows(() => transform.apply(x, x, "query", { heads: 4 }), VecInferError, "Transform.apply: x: expected f32");
+  transform.apply(x, x, "query", { heads: 2 });
+});
+
+test("Transform refuses numbers that are not finite, on the CPU", () => {
+  const kvHeads = 1, headDim = 64, size = headDim * headDim, odd = Date.now() % 3;
+  const values = new Float32Array(3 * size);
+  values[odd * size + 77] = NaN;
+  using matrices = Tensor.from(cpu, values, [3, size]);
+  const element = `matrices hold NaN or infinity at element ${odd * size + 77}`;
+  assertThrows(() => new Transform(cpu, { kvHeads, headDim, matrices }), VecInferError, element);
+  using smooth = Tensor.from(cpu, new Float32Array(headDim).fill(Infinity), [kvHeads, headDim]);
+  assertThrows(
+    () => new Transform(cpu, { kvHeads, headDim, smooth }),
+    VecInferError,
+    "smooth factors hold NaN or infinity",
+  );
+});
+
+testOnDevices("a Transform with nothing in it changes nothing, and belongs to its device", (device) => {
+  const kvHeads = 2, headDim = 64, random = new Random(seed), values = random.normals(3 * kvHeads * headDim);
+  using none = new Transform(device, { kvHeads, headDim });
+  using x = Tensor.from(device, values, [3, kvHeads * headDim]);
+  for (const direction of ["forward", "query", "inverse"] as const) none.apply(x, x, direction);
+  assertEquals(x.read(), values);
+  using elsewhere = Device.open({ device: "cpu" });
+  using y = Tensor.from(elsewhere, values, [3, kvHeads * headDim]);
+  assertThrows(() => none.apply(y, y, "forward"), VecInferError, "Transform.apply: x: expected a tensor on the op's");
+  using codebooks = Tensor.zeros(elsewhere, "f32", [1, 256, 4]);
+  const side = { kvHeads, headDim, subDim: 4, bits: 8, codebooks, transform: none };
+  assertThrows(
+    () => new Quantizer(elsewhere, side),
+    VecInferError,
+    "Quantizer: transform: expected a Transform on the op's",
+  );
+});
+
+testOnDevices("a Quantizer keeps what its Transform holds, and takes one of its own heads alone", (device) => {
+  const kvHeads = 2, headDim = 64, random = new Random(seed), width = kvHeads * headDim, rows = 70;
+  using codebooks = Tensor.from(device, random.normals(256 * 4), [1, 256, 4]);
+  using smooth = Tensor.from(device, Float32Array.from({ length: width }, () => 0.5 + random.uniform()), [
+    kvHeads,
+    headDim,
+  ]);
+  using k = Tensor.from(device, random.normals(rows * width), [rows, width]);
+  const side = { kvHeads, headDim, subDim: 4, bits: 8, codebooks };
+  // What a layer reads back, with the transform disposed before the layer is made, at the end, or given as none.
+  const stored = (transform: Transform | null, early: boolean): Float32Array => {
+    using quantizer = new Quantizer(device, { ...side, transform });
+    if (early) transform?.[Symbol.dispose]();
+    using keyPages = Tensor.empty(device, "u8", [2, quantizer.pageBytes]);
+    using valuePages = Tensor.empty(device, "u8", [2, quantizer.pageBytes]);
+    using pageTable = Tensor.from(device, Int32Array.of(1, 0), [1, 2]);
+    using exactFrom = Tensor.zeros(device, "i32", [1]);
+    const pages = { keyPages, valuePages, pageTable, exactFrom, sinks: 0, window: 0, recent: 0 };
+    using layer = new KvLayer(device, { keys: quantizer, values: quantizer, ...pages });
+    using slots = Tensor.zeros(device, "i32", [rows]);
+    using positions = Tensor.from(device, Int32Array.from({ length: rows }, (_, i) => i));
+    layer.quantize(k, k, slots, positions);
+    using keys = Tensor.empty(device, "f32", [rows, width]);
+    using values = Tensor.empty(device, "f32", [rows, width]);
+    layer.dequantize(keys, values, 0, 0, rows);
+    return keys.read();
+  };
+  using kept = new Transform(device, { kvHeads, headDim, smooth, hadamard: true });
+  const early = new Transform(device, { kvHeads, headDim, smooth, hadamard: true }), expected = stored(kept, false);
+  assertEquals(stored(early, true), expected);
+  assertNotEquals(stored(null, false), expected);
+  assert(!early.alive && kept.alive);
+  early[Symbol.dispose]();
+  assertThrows(() => early.apply(k, k, "forward"), VecInferError, "Transform was used after it was disposed");
+  assertThrows(
+    () => new Quantizer(device, { ...side, transform: early }),
+    VecInferError,
+    "Transform was used after it was disposed",
+  );
+  using odd = new Transform(device, { kvHeads: 1, headDim, hadamard: true });
+  const heads = "the transform has 1 KV heads of 64 channels, the quantizer 2 of 64";
+  assertThrows(() => new Quantizer(device, { ...side, transform: odd }), VecInferError, heads);
+  const bf16 = { kvHeads, headDim, subDim: 1, bits: 16, transform: kept };
+  assertThrows(
+    () => new Quantizer(device, bf16),
+    VecInferError,
+    "16 bits go without codebooks, transform and token_scale",
+  );
 });

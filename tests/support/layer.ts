@@ -1,6 +1,6 @@
 /** A small cache layer with random contents, and what it should hold. @module */
 import type { Device } from "../../lib/device.ts";
-import { KvLayer, Quantizer } from "../../lib/ops/ops.ts";
+import { KvLayer, Quantizer, Transform } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import type { Random } from "./random.ts";
 import { codedVector, hadamard } from "./reference.ts";
@@ -35,6 +35,7 @@ export interface LayerShape {
 /** A quantizer with random codebooks, and its transform and codes in float64. */
 export class TestQuantizer implements Disposable {
   readonly native: Quantizer;
+  readonly transform: Transform;
   readonly #side: Side;
   readonly #smooth: Float32Array | undefined;
   readonly #codebook: Float32Array;
@@ -53,15 +54,21 @@ export class TestQuantizer implements Disposable {
     using smooth = this.#smooth && Tensor.from(device, this.#smooth, [kvHeads, headDim]);
     const { tokenScale, asMatrices = false } = side;
     using matrices = asMatrices ? this.#matrices(device, kvHeads) : undefined;
+    this.transform = new Transform(device, {
+      kvHeads,
+      headDim,
+      smooth: asMatrices ? undefined : smooth,
+      hadamard: side.hadamard && !asMatrices,
+      matrices,
+    });
+    const transform = bits === 16 ? null : this.transform;
     this.native = new Quantizer(device, {
       kvHeads,
       headDim,
       subDim,
       bits,
       codebooks,
-      smooth: asMatrices ? undefined : smooth,
-      hadamard: side.hadamard && !asMatrices,
-      matrices,
+      transform,
       tokenScale,
       codebookParts,
     });
@@ -119,6 +126,7 @@ export class TestQuantizer implements Disposable {
 
   [Symbol.dispose](): void {
     this.native[Symbol.dispose]();
+    this.transform[Symbol.dispose]();
   }
 }
 

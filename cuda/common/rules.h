@@ -1,0 +1,223 @@
+// Argument rules of the ABI's functions, the cache's apart (cache_rules.h): check_x is those of vi_x, for both libraries. Where there is nothing to do (no rows) an
+// address may be NULL. What one library alone can't do, it refuses itself, after these.
+#pragma once
+#include "context.h"
+
+constexpr int event_count = 64;
+constexpr int packed_inputs = 32; // of a block of VI_Q8_0, VI_Q4_0, VI_Q4_1
+
+constexpr bool is_packed(int32_t format) { return format == VI_Q8_0 || format == VI_Q4_0 || format == VI_Q4_1; }
+
+// ---------------------------------------------------------------- memory, events
+
+inline int32_t check_allocate(Context* context, const char* name, const uint8_t* out, int64_t bytes) {
+    VI_POINTER(context, name, out);
+    VI_AT_LEAST(context, name, bytes, 1);
+    return VI_OK;
+}
+
+// vi_copy_to_device and vi_copy_to_host.
+inline int32_t check_transfer(Context* context, const char* name, const void* out, const void* in, int64_t bytes) {
+    VI_AT_LEAST(context, name, bytes, 0);
+    if (bytes == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, in);
+    return VI_OK;
+}
+
+inline int32_t check_copy(Context* context, const char* name, const void* out, const void* in, int64_t bytes) {
+    VI_CHECK(check_transfer(context, name, out, in, bytes));
+    const uintptr_t to = reinterpret_cast<uintptr_t>(out), from = reinterpret_cast<uintptr_t>(in);
+    VI_REQUIRE(context, bytes == 0 || to + bytes <= from || from + bytes <= to, "%s: %lld bytes from %p to %p overlap", name, static_cast<long long>(bytes), in,
+               out);
+    return VI_OK;
+}
+
+inline int32_t check_fill(Context* context, const char* name, const void* out, int32_t value, int64_t bytes) {
+    VI_AT_LEAST(context, name, bytes, 0);
+    VI_WITHIN(context, name, value, 0, 255);
+    if (bytes == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    return VI_OK;
+}
+
+inline int32_t check_convert(Context* context, const char* name, const void* out, const void* in, int32_t out_dtype, int32_t in_dtype, int64_t count) {
+    for (const int32_t dtype : {out_dtype, in_dtype})
+        VI_REQUIRE(context, dtype == VI_F32 || dtype == VI_BF16 || dtype == VI_F16, "%s: dtype is %d, not f32 (0), bf16 (1) or f16 (2)", name, dtype);
+    VI_AT_LEAST(context, name, count, 0);
+    if (count == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, in);
+    return VI_OK;
+}
+
+inline int32_t check_random_normal(Context* context, const char* name, const void* out, int32_t dtype, int64_t count) {
+    VI_REQUIRE(context, dtype == VI_F32 || dtype == VI_BF16, "%s: dtype is %d, not f32 (0) or bf16 (1)", name, dtype);
+    VI_AT_LEAST(context, name, count, 0);
+    if (count == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    return VI_OK;
+}
+
+inline int32_t check_event(Context* context, const char* name, int32_t index) {
+    VI_WITHIN(context, name, index, 0, event_count - 1);
+    return VI_OK;
+}
+
+// ---------------------------------------------------------------- layers of a model
+
+inline int32_t check_embedding(Context* context, const char* name, const float* out, const int32_t* ids, const vi_bf16* table, int32_t rows, int32_t width,
+                               int32_t vocabulary) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, width, 1);
+    VI_AT_LEAST(context, name, vocabulary, 1);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, ids);
+    VI_POINTER(context, name, table);
+    return VI_OK;
+}
+
+inline int32_t check_rmsnorm(Context* context, const char* name, const float* out, const float* x, const vi_bf16* weight, float epsilon, int32_t rows,
+                             int32_t width) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, width, 1);
+    VI_REQUIRE(context, epsilon >= 0, "%s: epsilon is %g, not at least 0", name, epsilon);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, x);
+    VI_POINTER(context, name, weight);
+    return VI_OK;
+}
+
+inline int32_t check_linear(Context* context, const char* name, const float* out, const float* x, const void* weight, float epsilon, int32_t format,
+                            int32_t output, int32_t rows, int32_t out_features, int32_t in_features) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, out_features, 1);
+    VI_AT_LEAST(context, name, in_features, 1);
+    VI_REQUIRE(context, output == VI_OUTPUT_VALUES || output == VI_OUTPUT_SUM || output == VI_OUTPUT_SILU,
+               "%s: output is %d, not one of VI_OUTPUT_VALUES, VI_OUTPUT_SUM, VI_OUTPUT_SILU", name, output);
+    VI_REQUIRE(context, output != VI_OUTPUT_SILU || out_features % 2 == 0, "%s: out_features is %d, not even for VI_OUTPUT_SILU", name, out_features);
+    VI_REQUIRE(context, epsilon >= 0, "%s: epsilon is %g, not at least 0", name, epsilon);
+    VI_REQUIRE(context, format == VI_BF16 || is_packed(format), "%s: format is %d, not one of VI_BF16, VI_Q8_0, VI_Q4_0, VI_Q4_1", name, format);
+    VI_REQUIRE(context, format == VI_BF16 || in_features % packed_inputs == 0, "%s: in_features is %d, not a multiple of %d", name, in_features, packed_inputs);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, x);
+    VI_POINTER(context, name, weight);
+    return VI_OK;
+}
+
+inline int32_t check_pack(Context* context, const char* name, const void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features) {
+    VI_REQUIRE(context, is_packed(format), "%s: format is %d, not one of VI_Q8_0, VI_Q4_0, VI_Q4_1", name, format);
+    VI_AT_LEAST(context, name, out_features, 1);
+    VI_REQUIRE(context, in_features >= packed_inputs && in_features % packed_inputs == 0, "%s: in_features is %d, not a multiple of %d", name, in_features,
+               packed_inputs);
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, blocks);
+    return VI_OK;
+}
+
+inline int32_t check_rope(Context* context, const char* name, const float* x, const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads,
+                          int32_t head_dim, int32_t stride) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, heads, 1);
+    VI_REQUIRE(context, head_dim >= 2 && head_dim % 2 == 0, "%s: head_dim is %d, not even and at least 2", name, head_dim);
+    VI_REQUIRE(context, int64_t(heads) * head_dim <= stride, "%s: stride is %d, less than heads (%d) * head_dim (%d)", name, stride, heads, head_dim);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, x);
+    VI_POINTER(context, name, positions);
+    VI_POINTER(context, name, frequencies);
+    return VI_OK;
+}
+
+inline int32_t check_silu_mul(Context* context, const char* name, const float* out, const float* gate_up, int32_t rows, int32_t width) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, width, 1);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, gate_up);
+    return VI_OK;
+}
+
+inline int32_t check_advance(Context* context, const char* name, const int32_t* positions, int32_t rows) {
+    VI_AT_LEAST(context, name, rows, 0);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, positions);
+    return VI_OK;
+}
+
+// ---------------------------------------------------------------- codebooks
+
+inline int32_t check_codebook_assign(Context* context, const char* name, const int32_t* codes, const float* points, const float* codebook, int32_t count,
+                                     int32_t dim, int32_t codewords) {
+    VI_AT_LEAST(context, name, count, 0);
+    VI_WITHIN(context, name, dim, 1, 16);
+    VI_WITHIN(context, name, codewords, 1, 65536);
+    if (count == 0) return VI_OK;
+    VI_POINTER(context, name, codes);
+    VI_POINTER(context, name, points);
+    VI_POINTER(context, name, codebook);
+    return VI_OK;
+}
+
+// vi_kmeans_start and vi_kmeans_step.
+inline int32_t check_kmeans(Context* context, const char* name, const float* codebook, const float* points, int32_t count, int32_t dim, int32_t codewords) {
+    VI_WITHIN(context, name, dim, 1, 16);
+    VI_WITHIN(context, name, codewords, 1, 65536);
+    VI_REQUIRE(context, count >= codewords, "%s: count is %d, less than codewords (%d)", name, count, codewords);
+    VI_POINTER(context, name, codebook);
+    VI_POINTER(context, name, points);
+    return VI_OK;
+}
+
+inline int32_t check_channel_max(Context* context, const char* name, const float* maxima, const float* x, int32_t rows, int32_t width, int32_t stride) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, width, 1);
+    VI_REQUIRE(context, stride >= width, "%s: stride is %d, less than width (%d)", name, stride, width);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, maxima);
+    VI_POINTER(context, name, x);
+    return VI_OK;
+}
+
+// ---------------------------------------------------------------- sampling
+
+inline int32_t check_sample(Context* context, const char* name, const int32_t* ids, const float* logits, const float* settings, const int32_t* seeds,
+                            const int32_t* positions, int32_t rows, int32_t vocabulary) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, vocabulary, 1);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, ids);
+    VI_POINTER(context, name, logits);
+    VI_POINTER(context, name, settings);
+    VI_POINTER(context, name, seeds);
+    VI_POINTER(context, name, positions);
+    return VI_OK;
+}
+
+inline int32_t check_log_probabilities(Context* context, const char* name, const float* out_targets, const float* out_values, const int32_t* out_ids,
+                                       const float* logits, const int32_t* targets, int32_t rows, int32_t vocabulary, int32_t top) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, vocabulary, 1);
+    VI_WITHIN(context, name, top, 0, vocabulary);
+    VI_REQUIRE(context, !out_targets == !targets, "%s: out_targets and targets come together, or both are NULL", name);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, logits);
+    if (top == 0) return VI_OK;
+    VI_POINTER(context, name, out_values);
+    VI_POINTER(context, name, out_ids);
+    return VI_OK;
+}
+
+inline int32_t check_compare(Context* context, const char* name, const float* out, const float* logits, const float* reference, const int32_t* targets,
+                             int32_t rows, int32_t vocabulary) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, vocabulary, 1);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, out);
+    VI_POINTER(context, name, logits);
+    VI_POINTER(context, name, reference);
+    VI_POINTER(context, name, targets);
+    return VI_OK;
+}
