@@ -65,6 +65,25 @@ void round_block(int8_t* values, float& scale, int32_t& sum, const float* x) {
 
 inline __m512 half(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
+// A tile's sums go out, with the bias; outputs past the end are left.
+template <int Rows, int Panels> inline __attribute__((always_inline)) void store_tile(const Product& product, const __m512 (&sum)[Rows][Panels], int row, int panel) {
+#pragma GCC unroll 4
+    for (int p = 0; p < Panels; p++) {
+        const int first = (panel + p) * lanes, count = std::min(lanes, product.outs - first);
+        const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
+        __m512 bias = _mm512_setzero_ps();
+        if (product.bias)
+            bias = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, product.bias + first)), 16));
+#pragma GCC unroll 8
+        for (int r = 0; r < Rows; r++) {
+            float* to = product.out + size_t(row + r) * product.outs + first;
+            __m512 total = product.bias ? _mm512_add_ps(sum[r][p], bias) : sum[r][p];
+            if (product.accumulate) total = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), total);
+            _mm512_mask_storeu_ps(to, mask, total);
+        }
+    }
+}
+
 // Rows rows from `row` on times Panels panels from `panel` on.
 template <int Format, int Rows, int Panels> void tile(const Product& product, int row, int panel) {
     constexpr int bytes = scale_bytes(Format) + weight_bytes(Format);
@@ -139,21 +158,7 @@ template <int Format, int Rows, int Panels> void tile(const Product& product, in
             }
         }
     }
-#pragma GCC unroll 4
-    for (int p = 0; p < Panels; p++) {
-        const int first = (panel + p) * lanes, count = std::min(lanes, product.outs - first);
-        const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
-        __m512 bias = _mm512_setzero_ps();
-        if (product.bias)
-            bias = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, product.bias + first)), 16));
-#pragma GCC unroll 8
-        for (int r = 0; r < Rows; r++) {
-            float* to = product.out + size_t(row + r) * product.outs + first;
-            __m512 total = product.bias ? _mm512_add_ps(sum[r][p], bias) : sum[r][p];
-            if (product.accumulate) total = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), total);
-            _mm512_mask_storeu_ps(to, mask, total);
-        }
-    }
+    store_tile<Rows, Panels>(product, sum, row, panel);
 }
 
 template <int Format, int Rows> void tiles(const Product& product, int row, int rows, int first, int last) {
