@@ -15,6 +15,7 @@ constexpr int byte_stride = chunk_tokens + 64;
 constexpr int word_blocks = 4; // pages whose components are looked up at a time: of 64 channels they fill 16 KB of L1
 constexpr int max_queries = 64; // rows x query heads of a task
 constexpr float infinity = std::numeric_limits<float>::infinity();
+
 enum Source { Sinks, Pages, Ring };
 
 struct Range {
