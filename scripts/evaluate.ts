@@ -23,7 +23,7 @@ import {
   type Quality,
   readText,
   retrieves,
-  textWindows,
+  textPassages,
 } from "../lib/calibration/mod.ts";
 import { Device, effectiveBits, KvCache, kvConfig, PRESETS } from "../lib/ops/mod.ts";
 import { command, UsageError } from "./frame/command.ts";
@@ -123,7 +123,7 @@ await command({
   const texts = files.map(([kind, file]) => ({
     kind,
     file,
-    windows: textWindows(tokenizer, readText(file), length + 1, count),
+    windows: textPassages(tokenizer, readText(file), length + 1, count),
   }));
   const trained = methods.some((method) => method.path === "fused" && typeof method.scheme !== "string");
   const calibrationText = trained || measured("codebooks")
@@ -131,7 +131,7 @@ await command({
     : undefined;
   const calibrationWindows = calibrationText === undefined
     ? undefined
-    : textWindows(tokenizer, readText(calibrationText), length, calibrationCount);
+    : textPassages(tokenizer, readText(calibrationText), length, calibrationCount);
   using device = Device.open(deviceOptions(options));
   using model = await openModel(device, options.model, { signal });
   using owned = new DisposableStack();

@@ -20,7 +20,7 @@ import {
   ReferenceCache,
   type Sensitivity,
   sensitivity,
-  textWindows,
+  textPassages,
   train,
 } from "../../lib/calibration/mod.ts";
 import {
@@ -136,7 +136,7 @@ await command({
   };
   const evaluated = texts.map(({ kind, path }) => {
     const { text, sha256 } = describe(path);
-    return { kind, sha256, windows: textWindows(tokenizer, text, length + 1, count) };
+    return { kind, sha256, windows: textPassages(tokenizer, text, length + 1, count) };
   });
   using device = Device.open(deviceOptions(options));
   using model = await openModel(device, options.model, { signal });
@@ -155,7 +155,7 @@ await command({
     if (!found) return undefined;
     const { text, sha256 } = describe(found.path);
     const { "calibration-windows": windowCount, "calibration-length": windowLength } = options;
-    const windows = textWindows(tokenizer, text, windowLength, windowCount);
+    const windows = textPassages(tokenizer, text, windowLength, windowCount);
     const weights = rows.some(({ recipe = {} }) => needsWeights(recipe)), { window } = kvConfig("vq2");
     const activations = owned.use(
       await Activations.capture(model, windows, { skip, context, window, weights, signal }),

@@ -10,9 +10,11 @@
 import type { Graph } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { advance, logProbabilities, PAGE_TOKENS } from "../ops/ops.ts";
-import { cacheBytes, kvConfig } from "../cache/format.ts";
-import { exactSide } from "../cache/calibration.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
+import { cacheBytes } from "../cache/bytes.ts";
+import { kvConfig } from "../cache/scheme.ts";
+import { bf16Calibration } from "../cache/calibration.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 import type { Model, Step } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { Answer, type AnswerOptions } from "./answer.ts";
@@ -397,7 +399,7 @@ export class Batch implements Disposable {
     const cache = this.#cache, { layers, kvHeads, headDim } = cache.shape, { recent, sinks } = cache.config;
     const sequences = [...this.#rows.map(({ sequence }) => sequence), ...this.#reading ? [this.#reading.sequence] : []];
     const states = this.#prefixes.sequences, running = new Set(sequences.flatMap(({ pages }) => pages));
-    const tokens = (cache.pageCount - cache.freePages) * PAGE_TOKENS, none = exactSide();
+    const tokens = (cache.pageCount - cache.freePages) * PAGE_TOKENS, none = bf16Calibration();
     const exactRows = [...sequences, ...states].reduce(
       (sum, { length }) => sum + Math.min(length, recent) + Math.min(length, sinks),
       0,
@@ -415,7 +417,7 @@ export class Batch implements Disposable {
         shared: cache.sharedPages,
       },
       bytes: { pages: tokens * cache.bytesPerToken, exact: exactRows * layers * kvHeads * headDim * 2 * 2 },
-      bf16Bytes: cacheBytes(cache.shape, kvConfig("bf16"), { keys: none, values: none }, tokens).total,
+      bf16Bytes: cacheBytes(cache.shape, kvConfig("bf16"), none, tokens).total,
       totals: { ...this.#totals },
     };
   }

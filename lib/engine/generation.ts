@@ -8,7 +8,8 @@ import { setImmediate } from "node:timers";
 import type { Graph } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { advance, sample, SAMPLE_SETTINGS } from "../ops/ops.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 import type { Model, Step } from "../models/model.ts";
 
 /** How the next token is drawn. */

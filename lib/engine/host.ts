@@ -6,8 +6,9 @@
 
 import { Device } from "../device.ts";
 import { KvCache } from "../cache/cache.ts";
-import { describeCalibration, exactSide } from "../cache/calibration.ts";
-import { cacheBytes, DEFAULT_KV, effectiveBits, kvConfig } from "../cache/format.ts";
+import { bf16Calibration, describeCalibration } from "../cache/calibration.ts";
+import { cacheBytes, effectiveBits } from "../cache/bytes.ts";
+import { DEFAULT_KV, kvConfig } from "../cache/scheme.ts";
 import { type Model, openModel } from "../models/model.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
@@ -152,7 +153,7 @@ class Host {
         }),
       );
       const context = options.context ?? Math.min(model.config.contextLength, 8192);
-      const caches = new Map<string, KvCache>(), configs: CacheConfig[] = [], none = exactSide();
+      const caches = new Map<string, KvCache>(), configs: CacheConfig[] = [], none = bf16Calibration();
       for (const spec of kv) {
         const config = kvConfig(spec, options),
           calibration = loadCalibration(folder, model, config, options.calibration);
@@ -184,7 +185,7 @@ class Host {
           sequences,
           queue,
           cacheTokens: cache.pageCount * 64,
-          bf16BytesPerToken: cacheBytes(cache.shape, kvConfig("bf16"), { keys: none, values: none }, 64).pages / 64,
+          bf16BytesPerToken: cacheBytes(cache.shape, kvConfig("bf16"), none, 64).pages / 64,
           block,
           prefixes,
         });

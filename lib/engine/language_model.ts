@@ -5,9 +5,11 @@
  */
 
 import { Device, type DeviceOptions } from "../device.ts";
-import { KvCache, type Sequence } from "../cache/cache.ts";
+import { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
-import { cacheBytes, DEFAULT_KV, effectiveBits, type KvConfig, kvConfig, type KvSpec } from "../cache/format.ts";
+import { cacheBytes, effectiveBits } from "../cache/bytes.ts";
+import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
 import { type Model, openModel } from "../models/model.ts";
 import { syntheticConfig, syntheticModel } from "../models/synthetic.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";

@@ -10,7 +10,8 @@
  * @module
  */
 
-import type { KvCache, Sequence } from "../cache/cache.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 
 interface Entry {
   readonly ids: Int32Array;

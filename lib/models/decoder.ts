@@ -8,8 +8,9 @@
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { attention, attentionPrefill, embedding, type KvLayer, linear, rope } from "../ops/ops.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
-import type { CacheShape } from "../cache/format.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
+import type { CacheShape } from "../cache/bytes.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
 import type { AttentionPlan, FeedForwardPlan, ModelPlan } from "./architecture.ts";
 import { type Chunk, type PrefillOptions, type PrefillPlan, prefillPlan, Prompt } from "./prompt.ts";

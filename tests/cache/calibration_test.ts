@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { writeSafetensors } from "../../lib/weights/safetensors.ts";
 import { EMBEDDED_MODEL, loadCalibration, modelFingerprint, openModel, Tokenizer, WeightsError } from "../../mod.ts";
-import { calibrate, MethodCalibrator, methodOf, readText, recipeOf, textWindows } from "../../lib/calibration/mod.ts";
+import { calibrate, MethodCalibrator, methodOf, readText, recipeOf, textPassages } from "../../lib/calibration/mod.ts";
 import {
   cacheBytes,
   type Calibration,
@@ -116,7 +116,7 @@ test("matrices that are singular, missing in a layer or beside smooth factors, a
 test("calibration is deterministic for a seed, and what is written is what is read", async () => {
   using device = Device.open({ device: "cpu" });
   using model = await openModel(device, folder);
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
     config = kvConfig("vq2");
   const recipe = { perHead: true, tokenScale: true, valueHadamard: true, iterations: 3, samples: 4000 };
   const [first, again] = [
@@ -151,7 +151,7 @@ test("codebooks of sub-vectors are read as they were written, and a file with th
 }, async () => {
   using device = Device.open({ device: "cpu" });
   using model = await openModel(device, folder);
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
     config = kvConfig("vq2");
   using calibrator = new MethodCalibrator(model, windows);
   const method = methodOf("cq:plain");
@@ -180,7 +180,7 @@ test("codebooks of sub-vectors are read as they were written, and a file with th
 test("vecinfer+ spreads its bits over layers, is deterministic, and what is written is what is read", async () => {
   using device = Device.open({ device: "cpu" });
   using model = await openModel(device, folder);
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 160, 2),
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 160, 2),
     config = kvConfig("vq2+");
   const recipe = { ...recipeOf("vecinfer+", 1.95), iterations: 2, samples: 5000 };
   const progress: number[] = [];

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { test } from "node:test";
 import { loadCalibration, type Model } from "../../mod.ts";
-import { Activations, readText, textWindows, train } from "../../lib/calibration/mod.ts";
+import { Activations, readText, textPassages, train } from "../../lib/calibration/mod.ts";
 import { KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
 import { ropeFrequencies } from "../../lib/models/rope.ts";
 import { folder, openEmbedded, tokenizer } from "../support/embedded.ts";
@@ -9,7 +9,7 @@ import { assertAllClose } from "../support/close.ts";
 import { dot, logSoftmax, row } from "../support/reference.ts";
 import { slow } from "../support/slow.ts";
 
-const windows = textWindows(tokenizer, readText(`${folder}/calib.txt`), 600, 2);
+const windows = textPassages(tokenizer, readText(`${folder}/calib.txt`), 600, 2);
 
 /** Widths of the query, of the keys (or values), and of all three in one row. */
 function widths({ config: { heads, kvHeads, headDim } }: Model) {

@@ -9,13 +9,13 @@ import {
   methodOf,
   type ProductMethod,
   readText,
-  textWindows,
+  textPassages,
 } from "../../lib/calibration/mod.ts";
 import { cacheBytes, KvCache, kvConfig } from "../../lib/ops/mod.ts";
 import { folder, openEmbedded, tokenizer } from "../support/embedded.ts";
 import { slow } from "../support/slow.ts";
 
-const windows = textWindows(tokenizer, readText(`${folder}/calib.txt`), 256, 2);
+const windows = textPassages(tokenizer, readText(`${folder}/calib.txt`), 256, 2);
 
 test(
   "million shares one set of codebooks, cq has one a layer, head and sub-vector; bytes count each once",
