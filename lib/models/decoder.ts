@@ -169,7 +169,6 @@ export class Decoder implements Disposable {
   /**
    * One step: row r is token `step.ids[r]` at `step.positions[r]` of the sequence in `step.slots[r]`, for which
    * `extend` has made room. Writes `step.logits`. Allocates nothing, reads nothing back, so that it can be recorded.
-   * Between this and the next step `cache.settle` lets a cache that codes tokens in groups do so.
    */
   forward(step: Step, cache: KvCache, rows: number): void {
     const layers = this.#layers, cached = cache.layers;

@@ -36,7 +36,8 @@ await command({
     using points = Tensor.empty(place, "f32", [count, format.subDim]);
     randomNormal(points, { seed: options.seed });
     const host = points.read() as Float32Array;
-    const codebook = await trainCodebook(place, format, host, undefined, options, { signal });
+    const { iterations, seed } = options;
+    const codebook = await trainCodebook(place, format, host, undefined, { iterations, seed, signal });
     const text = Buffer.from(Float16Array.from(codebook).buffer).toString("base64");
     lines.push(`  ${format.name}: "${text}",`);
     distortion[format.name] = meanSquaredError(host, codebook, format.subDim, 4000);

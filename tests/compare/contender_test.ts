@@ -25,11 +25,15 @@ test(
     const { model } = opened, config = kvConfig("vq1"), context = 32768, shape = model.cacheShape;
     using calibrator = new MethodCalibrator(model, windows);
     for (
-      const [name, books, heads] of [["million", 8, 1], ["million:layer", 8 * 8, 1], ["cq", 8 * 2 * 8, 2]] as const
+      const [name, books, shared] of [
+        ["million", 8, "sub-vector"],
+        ["million:layer", 8 * 8, "layer and sub-vector"],
+        ["cq", 8 * 2 * 8, "head and sub-vector"],
+      ] as const
     ) {
       const method = methodOf(name) as ProductMethod, calibration = await calibrator.calibrate(method, config);
-      const { layers, codebookHeads, codebookParts, hadamard, tokenScale, smooth } = calibration.keys;
-      assertEquals([codebookHeads, codebookParts, hadamard, tokenScale, smooth], [heads, 8, false, false, false]);
+      const { layers, codebooks, transform, tokenScale } = calibration.keys;
+      assertEquals([codebooks, transform, tokenScale], [shared, "none", false]);
       assertEquals(new Set(layers.map(({ codebook }) => codebook)).size, name === "million" ? 1 : 8);
       using made = contender(model, method, config, calibration, 256);
       const { pages, window, sinks, scales } = cacheBytes(shape, config, calibration, context);
@@ -50,18 +54,19 @@ test(
     using opened = await openEmbedded();
     const { model } = opened, config = kvConfig("vq1", { sinks: 0 });
     using calibrator = new MethodCalibrator(model, windows);
-    const activations = await calibrator.activations({ skip: 0, window: 128, weights: false }),
+    const activations = await calibrator.activations({ skip: 0, window: 128 }),
       error = async (name: string) => {
         const method = methodOf(name) as ProductMethod;
-        const { keys: { layers, codebookHeads, codebookParts } } = await calibrator.calibrate(method, config);
-        const { codebook } = layers[2], rows = activations.rows(2, "keys");
+        const { keys: { layers, codebooks } } = await calibrator.calibrate(method, config);
+        const { codebook } = layers[2], rows = activations.layers[2].keys.rows();
+        const byHead = codebooks.startsWith("head"), parts = codebooks.endsWith("sub-vector") ? 8 : 1;
         let sum = 0;
         for (let at = 0; at < rows.length; at += 8 * 17) { // a sample
           const sub = at / 8,
-            head = codebookHeads > 1 ? Math.floor(sub / 8) % 2 : 0,
-            part = codebookParts > 1 ? sub % 8 : 0;
+            head = byHead ? Math.floor(sub / 8) % 2 : 0,
+            part = parts > 1 ? sub % 8 : 0;
           let best = Infinity;
-          for (let word = (head * codebookParts + part) * 256; word < (head * codebookParts + part + 1) * 256; word++) {
+          for (let word = (head * parts + part) * 256; word < (head * parts + part + 1) * 256; word++) {
             let distance = 0;
             for (let i = 0; i < 8; i++) distance += (rows[at + i] - codebook[word * 8 + i]) ** 2;
             best = Math.min(best, distance);
