@@ -16,7 +16,6 @@ import {
   layerFormat,
   type Scheme,
   type Side,
-  SIDES,
 } from "../cache/scheme.ts";
 import type { Activations, SideActivations } from "./activations.ts";
 import { expectPoints, trainCodebook, type Training, type TrainingOptions } from "./codebook.ts";
