@@ -40,7 +40,7 @@ export function needsImportance({ importance, keys }: Scheme): boolean {
 
 /**
  * Trains a scheme at the formats of `config` from a model's activations. The same inputs and seed give the same bytes. Throws RangeError
- * where they have too few tokens, or no importance that the scheme needs, see {@linkcode needsImportance}.
+ * where they have too few tokens, or no importance that the scheme needs, see {@linkcode needsImportance}, and for the data-free scheme.
  */
 export async function train(
   device: Device,
@@ -58,6 +58,7 @@ export async function train(
       advance(layers);
       return bf16Side();
     }
+    if (own.codebooks === "model") throw new RangeError("calibration: one codebook for all layers is not trained");
     const sources = activations.layers.map((layer) => layer[which]);
     const training: Training = { device, format, scheme: own, importance: scheme.importance === true, options };
     const trained = own.codebooks.endsWith("sub-vector")

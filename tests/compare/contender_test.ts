@@ -4,11 +4,13 @@ import { loadCalibration } from "../../mod.ts";
 import {
   contender,
   drifts,
+  evaluate,
   greedy,
   MethodCalibrator,
   methodOf,
   type ProductMethod,
   readText,
+  settle,
   textPassages,
 } from "../../lib/calibration/mod.ts";
 import { cacheBytes, KvCache, kvConfig } from "../../lib/ops/mod.ts";
@@ -97,4 +99,22 @@ test("greedy generation over bf16 drifts from itself nowhere, over one bit early
   assert(early.first < 80 && early.agreement < 1, JSON.stringify(early));
   const tokens = await greedy(model, reference, prompts[0], 3);
   assertEquals(tokens.length, 3);
+});
+
+test("evaluate measures a method's cache as it is after each step is settled", async () => {
+  using opened = await openEmbedded();
+  const { device, model } = opened, exact = kvConfig("bf16"), passages = [windows[0].subarray(0, 130)];
+  using reference = new KvCache(device, model.cacheShape, exact, loadCalibration(folder, model, exact), {
+    context: 130,
+  });
+  using coarse = contender(model, methodOf("turboquant:b1"), exact, undefined, 130);
+  const seen: number[] = [];
+  const [, { kl }] = await evaluate(model, reference, [coarse.cache], passages, {
+    afterStep(cache, sequence, from) {
+      if (cache === coarse.cache) seen.push(from, sequence.length);
+      settle(cache, sequence, from);
+    },
+  });
+  assertEquals(seen, [0, 64, 64, 128, 128, 129]);
+  assert(kl > 0.01, `KL ${kl}`);
 });
