@@ -24,10 +24,10 @@ export {
 } from "./lib/engine/language_model.ts";
 export {
   calibrationFolder,
-  type RuntimeOptions,
   type EffectiveConfig,
   EMBEDDED_MODEL,
   loadCalibration,
+  type RuntimeOptions,
 } from "./lib/engine/load.ts";
 export { type FinishReason } from "./lib/engine/request.ts";
 export { type SamplingOptions } from "./lib/engine/sampler.ts";

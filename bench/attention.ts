@@ -5,7 +5,7 @@
  */
 
 import { readFileSync } from "node:fs";
-import { attention, kvConfig, PRESETS, randomNormal, Tensor } from "../lib/ops/mod.ts";
+import { attention, kvConfig, PRESETS, presetScheme, randomNormal, Tensor } from "../lib/ops/mod.ts";
 import { UsageError } from "../scripts/frame/command.ts";
 import { benchmark, ROTATION_BYTES } from "./frame.ts";
 import { FilledLayer, type Shape } from "./shapes.ts";
@@ -64,7 +64,7 @@ await benchmark(
         for (const name of String(options.caches).split(",")) {
           const [preset] = name.split(" "),
             tokenScale = name.includes("scale"),
-            { plus = false } = PRESETS[preset] ?? {};
+            plus = presetScheme(preset).keys.transform === "fitted";
           const perHead = plus || name.includes("head"), fitted = plus || name.includes("fitted");
           const config = kvConfig(preset);
           const codes = batch * tokens * kvHeads * headDim *

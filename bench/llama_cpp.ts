@@ -13,8 +13,8 @@ import { basename, join } from "node:path";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { calibrationFolder, LanguageModel, modelFingerprint, openModel, openTokenizer } from "../mod.ts";
-import { calibrate, readText, recipeOf } from "../lib/calibration/mod.ts";
-import { Device, kvConfig, PRESETS, type Sequence, writeCalibration } from "../lib/ops/mod.ts";
+import { calibrate, isFitted, readText } from "../lib/calibration/mod.ts";
+import { Device, kvConfig, presetScheme, type Sequence, writeCalibration } from "../lib/ops/mod.ts";
 import { UsageError } from "../scripts/frame/command.ts";
 import { rewriteGguf } from "../scripts/gguf.ts";
 import { type Bench, benchmark } from "./frame.ts";
@@ -71,7 +71,7 @@ await benchmark("llama_cpp", "decode and prompts beside llama.cpp, one GGUF mode
         }
         rewriteGguf(model, path = join(folder, `${weights}.gguf`), weights);
       }
-      for (const kind of kinds.filter((kind) => PRESETS[kind]?.plus && path !== model)) {
+      for (const kind of kinds.filter((kind) => isFitted(presetScheme(kind)) && path !== model)) {
         if (verbose) console.error(`calibrating ${kind} for ${weights} weights: formats a layer decide its speed`);
         await calibrated(path, kind, Int32Array.from(ids.slice(0, 2048)), threads, signal);
       }
@@ -149,8 +149,8 @@ function quartile(sorted: readonly number[], q: number): number {
 async function calibrated(path: string, kind: string, text: Int32Array, threads: number, signal: AbortSignal) {
   using device = Device.open({ device: "cpu", threads });
   using model = await openModel(device, path, { signal });
-  const recipe = { ...recipeOf("vecinfer+", PRESETS[kind].layerBits), samples: 20_000, iterations: 4 };
-  const calibration = await calibrate(model, kvConfig(kind), [text], recipe, { signal });
+  const training = { samples: 20_000, iterations: 4, signal };
+  const calibration = await calibrate(model, kvConfig(kind), [text], presetScheme(kind), training);
   const folder = calibrationFolder(path);
   mkdirSync(folder, { recursive: true });
   writeCalibration(join(folder, `${kind}.vecinfer.safetensors`), calibration, model.cacheShape, modelFingerprint(path));

@@ -4,7 +4,7 @@
  * @module
  */
 
-import { kvConfig, PRESETS, randomNormal, Tensor } from "../lib/ops/mod.ts";
+import { kvConfig, PRESETS, presetScheme, randomNormal, Tensor } from "../lib/ops/mod.ts";
 import { benchmark } from "./frame.ts";
 import { FilledLayer, SHAPES } from "./shapes.ts";
 
@@ -20,7 +20,8 @@ await benchmark("quantize", "encoding of keys and values into the cache", {
     for (const rows of String(options.rows).split(",").map(Number)) {
       const tokens = Math.max(1024, rows);
       for (const name of String(options.caches).split(",")) {
-        const [preset] = name.split(" "), fitted = PRESETS[preset]?.plus ?? name.includes("fitted");
+        const [preset] = name.split(" ");
+        const fitted = presetScheme(preset).keys.transform === "fitted" || name.includes("fitted");
         using filled = new FilledLayer(device, shape, kvConfig(preset), tokens, 1, { perHead: fitted, fitted });
         const width = shape.kvHeads * shape.headDim;
         using keys = Tensor.empty(device, "f32", [rows, width]);

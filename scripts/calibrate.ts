@@ -8,13 +8,120 @@ import { createHash } from "node:crypto";
 import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { calibrationFolder, modelFingerprint, openModel, openTokenizer } from "../mod.ts";
-import { calibrate, readText, type Recipe, recipeOf, RECIPES, textWindows } from "../lib/calibration/mod.ts";
-import { Device, kvConfig, PRESETS, writeCalibration } from "../lib/ops/mod.ts";
+import { calibrate, isFitted, readText, textPassages } from "../lib/calibration/mod.ts";
+import {
+  Device,
+  type KvConfig,
+  kvConfig,
+  PRESETS,
+  presetScheme,
+  type Scheme,
+  SCHEMES,
+  type SideScheme,
+  transformOf,
+  writeCalibration,
+} from "../lib/ops/mod.ts";
 import { command, UsageError } from "./frame/command.ts";
 import { bytesText, checked, deviceOptions, MODEL_OPTIONS, whole } from "./frame/options.ts";
 
-/** Tokens of a calibration, and of a window of it. For fitted transforms they stand for the whole context; see `calibrate`. */
+/** Tokens of a calibration, and of a passage of it. For fitted transforms they stand for the whole context; see `calibrate`. */
 const CALIBRATION_TOKENS = 32768, CALIBRATION_LENGTH = 4096;
+
+/** The schemes that `--recipe` takes. */
+const RECIPES = ["vecinfer", "vecinfer+"] as const;
+
+/** What files say of a scheme: its differences from the paper's. */
+type Notes = Record<string, boolean | number>;
+
+/** A flag that changes a scheme, and what files say of it. */
+interface Change {
+  flag: string;
+  notes: Notes;
+  apply: (scheme: Scheme) => Scheme;
+}
+
+const both = ({ keys, values, ...rest }: Scheme, change: Partial<SideScheme>): Scheme => ({
+  ...rest,
+  keys: { ...keys, ...change },
+  values: { ...values, ...change },
+});
+
+const keysOnly = (scheme: Scheme, smooth: boolean, hadamard: boolean): Scheme => ({
+  ...scheme,
+  keys: { ...scheme.keys, transform: transformOf(smooth, hadamard) },
+});
+
+/** In the order of the notes. */
+const CHANGES: readonly Change[] = [
+  {
+    flag: "no-smooth",
+    notes: { smooth: false },
+    apply: (scheme) => keysOnly(scheme, false, scheme.keys.transform.endsWith("hadamard")),
+  },
+  {
+    flag: "no-hadamard",
+    notes: { keyHadamard: false },
+    apply: (scheme) => keysOnly(scheme, scheme.keys.transform.startsWith("smooth"), false),
+  },
+  {
+    flag: "value-hadamard",
+    notes: { valueHadamard: true },
+    apply: (scheme) => ({ ...scheme, values: { ...scheme.values, transform: "hadamard" } }),
+  },
+  { flag: "token-scale", notes: { tokenScale: true }, apply: (scheme) => both(scheme, { tokenScale: true }) },
+  { flag: "fitted", notes: { fitted: true }, apply: (scheme) => both(scheme, { transform: "fitted" }) },
+  { flag: "importance", notes: { importance: true }, apply: (scheme) => ({ ...scheme, importance: true }) },
+  { flag: "per-head", notes: { perHead: true }, apply: (scheme) => both(scheme, { codebooks: "head" }) },
+];
+
+/** What files say of a scheme of the table. */
+function notesOf({ keys, importance, bits }: Scheme): Notes {
+  return {
+    ...(keys.transform === "fitted" && { fitted: true }),
+    ...(importance && { importance }),
+    ...(keys.codebooks === "head" && { perHead: true }),
+    ...(bits !== undefined && { layerBits: bits }),
+  };
+}
+
+/** The scheme that a preset is trained for, the name it has in the table, and what files say of it. */
+function schemeFor(
+  preset: string,
+  recipe: string,
+  flags: Record<string, unknown>,
+): { name: string; scheme: Scheme; notes: Notes } {
+  const own = Object.hasOwn(PRESETS, preset) ? PRESETS[preset].scheme : "vecinfer";
+  const name = RECIPES.find((name) => name === recipe) ?? own;
+  // How bits are spread over layers is the preset's, whose scheme it needs.
+  const { bits } = presetScheme(preset), table = SCHEMES[name];
+  let scheme: Scheme = { ...table, ...(name === "vecinfer+" && bits !== undefined && { bits }) },
+    notes = notesOf(scheme);
+  for (const change of CHANGES.filter(({ flag }) => flags[flag])) {
+    scheme = change.apply(scheme);
+    notes = { ...notes, ...change.notes };
+  }
+  return { name, scheme, notes };
+}
+
+/** The caches to calibrate. Throws UsageError for those that have nothing to, and for flags that do not go together. */
+function configsOf(options: { kv: string; recipe: string } & Record<string, unknown>): KvConfig[] {
+  const { kv, recipe } = options;
+  const names = kv === "all" ? Object.keys(PRESETS).filter((name) => name !== "bf16") : kv.split(",");
+  const configs = names.map((name) => checked(() => kvConfig(name)));
+  const exact = configs.find((config) => config.keys.bits === 16 || config.values.bits === 16);
+  if (exact) throw new UsageError(`--kv: ${exact.name} has nothing to calibrate`);
+  if (recipe !== "auto" && !RECIPES.some((name) => name === recipe)) {
+    throw new UsageError(`--recipe is "${recipe}"; auto, ${RECIPES.join(" or ")} is needed`);
+  }
+  const ofSmooth = ["no-smooth", "no-hadamard", "value-hadamard"].filter((name) => options[name]);
+  const fitted = configs.some(({ name }) => options.fitted || isFitted(schemeFor(name, recipe, {}).scheme));
+  if (ofSmooth.length > 0 && fitted) {
+    throw new UsageError(
+      `--${ofSmooth[0]}: fitted transforms stand in place of smooth factors and Hadamard; --recipe vecinfer has these`,
+    );
+  }
+  return configs;
+}
 
 await command({
   name: "calibrate",
@@ -46,39 +153,17 @@ await command({
     json: { type: "boolean", help: "print one JSON object" },
   },
 }, async ({ options, positionals, signal, progress }) => {
-  const names = options.kv === "all" ? Object.keys(PRESETS).filter((name) => name !== "bf16") : options.kv.split(",");
-  const configs = names.map((name) => checked(() => kvConfig(name)));
-  const exact = configs.find((config) => config.keys.bits === 16 || config.values.bits === 16);
-  if (exact) throw new UsageError(`--kv: ${exact.name} has nothing to calibrate`);
-  if (options.recipe !== "auto" && !RECIPES.includes(options.recipe)) {
-    throw new UsageError(`--recipe is "${options.recipe}"; auto, ${RECIPES.join(" or ")} is needed`);
-  }
-  const ofSmooth = (["no-smooth", "no-hadamard", "value-hadamard"] as const).filter((name) => options[name]);
-  const fitted = (name: string) =>
-    options.fitted || (options.recipe === "auto" ? PRESETS[name]?.plus : options.recipe === "vecinfer+");
-  if (ofSmooth.length > 0 && configs.some(({ name }) => fitted(name))) {
-    throw new UsageError(
-      `--${ofSmooth[0]}: fitted transforms stand in place of smooth factors and Hadamard; --recipe vecinfer has these`,
-    );
-  }
-  const folder = options.out ?? calibrationFolder(options.model);
+  const configs = configsOf(options), folder = options.out ?? calibrationFolder(options.model);
   const text = readText(positionals[0]), tokenizer = openTokenizer(options.model);
   const fingerprint = modelFingerprint(options.model);
   using device = Device.open(deviceOptions(options));
   using model = await openModel(device, options.model, { signal });
   const usual = Math.min(model.config.contextLength, CALIBRATION_LENGTH);
   const length = whole("length", options.length ?? usual, options.skip + 1);
-  const windowCount = whole("windows", options.windows ?? Math.ceil(CALIBRATION_TOKENS / length));
-  const windows = textWindows(tokenizer, text, length, windowCount);
+  const count = whole("windows", options.windows ?? Math.ceil(CALIBRATION_TOKENS / length));
+  const passages = textPassages(tokenizer, text, length, count);
   mkdirSync(folder, { recursive: true });
-  const given = {
-    ...(options["no-smooth"] && { smooth: false }),
-    ...(options["no-hadamard"] && { keyHadamard: false }),
-    ...(options["value-hadamard"] && { valueHadamard: true }),
-    ...(options["token-scale"] && { tokenScale: true }),
-    ...(options.fitted && { fitted: true }),
-    ...(options.importance && { importance: true }),
-    ...(options["per-head"] && { perHead: true }),
+  const training = {
     skip: whole("skip", options.skip, 0),
     samples: whole("samples", options.samples),
     iterations: whole("iterations", options.iterations),
@@ -86,21 +171,23 @@ await command({
   };
   const files: { preset: string; path: string; bytes: number; seconds: number }[] = [];
   for (const config of configs) {
-    const { plus, layerBits } = PRESETS[config.name] ?? {};
-    const base = options.recipe !== "auto" ? options.recipe : plus ? "vecinfer+" : "vecinfer";
-    const recipe: Recipe = { ...recipeOf(base, layerBits), ...given };
-    const steps = (recipe.layerBits === undefined ? 2 : 4) * model.config.layers;
+    const { name, scheme, notes } = schemeFor(config.name, options.recipe, options);
+    const steps = (scheme.bits === undefined ? 2 : 4) * model.config.layers;
     const started = performance.now(), bar = progress(config.name, steps);
-    const calibration = await calibrate(model, config, windows, recipe, { signal, onProgress: bar.update })
+    const calibration = await calibrate(model, config, passages, scheme, {
+      ...training,
+      signal,
+      onProgress: bar.update,
+    })
       .finally(() => bar.stop());
-    const path = join(folder, `${config.name}.vecinfer.safetensors`);
+    const path = join(folder, `${config.name}.vecinfer.safetensors`), said = Object.entries({ ...notes, ...training });
     writeCalibration(path, calibration, model.cacheShape, fingerprint, {
       preset: config.name,
-      recipe: base,
+      recipe: name,
       text_sha256: createHash("sha256").update(text).digest("hex"),
-      windows: String(windowCount),
+      windows: String(count),
       window_length: String(length),
-      ...Object.fromEntries(Object.entries(recipe).map(([name, value]) => [`recipe.${name}`, String(value)])),
+      ...Object.fromEntries(said.map(([name, value]) => [`recipe.${name}`, String(value)])),
     });
     const seconds = (performance.now() - started) / 1000, bytes = statSync(path).size;
     files.push({ preset: config.name, path, bytes, seconds });

@@ -7,7 +7,7 @@
 import process from "node:process";
 import { setImmediate } from "node:timers";
 import { EMBEDDED_MODEL, LanguageModel, loadCalibration, type Model, openModel, Tokenizer } from "../mod.ts";
-import { evaluate, readText, textWindows } from "../lib/calibration/mod.ts";
+import { evaluate, readText, textPassages } from "../lib/calibration/mod.ts";
 import { DEFAULT_KV, Device, effectiveBits, KvCache, kvConfig, PRESETS, Tensor } from "../lib/ops/mod.ts";
 import { fileURLToPath } from "node:url";
 import { command, type Invocation, type Option } from "./frame/command.ts";
@@ -71,7 +71,7 @@ await command({
   const maxTokens = whole("max-tokens", options["max-tokens"]);
   const continuations = await continueBoth(run, maxTokens);
   const folder = fileURLToPath(EMBEDDED_MODEL), length = 2048;
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/eval.txt`), length + 1, count);
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/eval.txt`), length + 1, count);
   using device = Device.open(deviceOptions(options));
   using model = await openModel(device, folder, { signal });
   using owned = new DisposableStack();

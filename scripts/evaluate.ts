@@ -5,13 +5,14 @@
  */
 
 import { existsSync } from "node:fs";
-import { loadCalibration, openModel, openTokenizer } from "../mod.ts";
+import { loadCalibration, type Model, openModel, openTokenizer, type Tokenizer } from "../mod.ts";
 import {
   attentionErrors,
   codebookUse,
   type Contender,
   contender,
   DEPTHS,
+  type Drift,
   drifts,
   evaluate,
   keyOutliers,
@@ -23,10 +24,11 @@ import {
   type Quality,
   readText,
   retrieves,
-  textWindows,
+  settle,
+  textPassages,
 } from "../lib/calibration/mod.ts";
-import { Device, effectiveBits, KvCache, kvConfig, PRESETS } from "../lib/ops/mod.ts";
-import { command, UsageError } from "./frame/command.ts";
+import { type Calibration, Device, effectiveBits, KvCache, type KvConfig, kvConfig, PRESETS } from "../lib/ops/mod.ts";
+import { command, type Progress, UsageError } from "./frame/command.ts";
 import { CACHE_OPTIONS, checked, deviceOptions, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
 
 const MEASURES = ["quality", "attention", "retrieval", "drift", "codebooks"];
@@ -105,130 +107,47 @@ await command({
   },
 }, async ({ options, positionals, signal, progress }) => {
   const methods = [...new Set(options.method.split(","))].map((name) => checked(() => methodOf(name)));
-  const kv = options.kv ?? (options.method === "calibrated" ? "all" : "vq2");
-  const configs = (kv === "all" ? Object.keys(PRESETS) : kv.split(",")).filter((name) => name !== "bf16").map(
-    (name) => checked(() => kvConfig(name, options)),
-  );
-  const wanted = options.measures === "all" ? MEASURES : options.measures.split(",");
-  const unknown = wanted.find((name) => !MEASURES.includes(name));
-  if (unknown !== undefined) {
-    throw new UsageError(`--measures: "${unknown}" is unknown; ${MEASURES.join(", ")} are known`);
-  }
-  const measured = (name: string) => wanted.includes(name);
+  const configs = configsOf(options),
+    wanted = measuresOf(options.measures),
+    measured = (name: string) => wanted.includes(name);
   const count = whole("windows", options.windows), length = whole("length", options.length);
   const context = whole("context", options.context),
     calibrationCount = whole("calibration-windows", options["calibration-windows"]);
   const tokenizer = openTokenizer(options.model);
   const files = textFiles(options.text, () => positionals[0] ?? textOf(options.model, "eval.txt", "a text file"));
-  const texts = files.map(([kind, file]) => ({
+  const texts = files.map(([kind, file]): Text => ({
     kind,
     file,
-    windows: textWindows(tokenizer, readText(file), length + 1, count),
+    passages: textPassages(tokenizer, readText(file), length + 1, count),
   }));
-  const trained = methods.some((method) => method.path === "fused" && typeof method.scheme !== "string");
-  const calibrationText = trained || measured("codebooks")
+  const calibrationText = methods.some(isTrained) || measured("codebooks")
     ? options["calibration-text"] ?? textOf(options.model, "calib.txt", "--calibration-text")
     : undefined;
-  const calibrationWindows = calibrationText === undefined
+  const calibrationPassages = calibrationText === undefined
     ? undefined
-    : textWindows(tokenizer, readText(calibrationText), length, calibrationCount);
+    : textPassages(tokenizer, readText(calibrationText), length, calibrationCount);
   using device = Device.open(deviceOptions(options));
   using model = await openModel(device, options.model, { signal });
   using owned = new DisposableStack();
-  const exact = kvConfig("bf16"), capacity = Math.max(length, 512) + 64;
+  const bf16 = kvConfig("bf16"), capacity = Math.max(length, 512) + 64;
   const reference = owned.use(
-    new KvCache(device, model.cacheShape, exact, loadCalibration(options.model, model, exact), { context: capacity }),
+    new KvCache(device, model.cacheShape, bf16, loadCalibration(options.model, model, bf16), { context: capacity }),
   );
-  const calibrator = calibrationWindows && owned.use(new MethodCalibrator(model, calibrationWindows));
+  const calibrator = calibrationPassages && owned.use(new MethodCalibrator(model, calibrationPassages));
   const started = performance.now(), contenders: Contender[] = [];
-  const calibrate = async (method: Method, config: typeof exact) => {
-    if (method.path === "reference") return undefined;
-    if (typeof method.scheme === "string") {
-      const path = method.scheme === "file" ? options.calibration : method.scheme;
-      return loadCalibration(options.model, model, config, path);
-    }
-    let bar: ReturnType<typeof progress> | undefined;
-    const onProgress = (done: number, total: number) =>
-      (bar ??= progress(`${method.name} ${config.name}`, total)).update(done);
-    return await calibrator!.calibrate(method, config, { signal, onProgress }).finally(() => bar?.stop());
-  };
   for (const method of methods) {
     const { sinks, window } = options;
-    for (const config of method.path === "fused" ? configs : [{ ...exact, sinks, window }]) {
-      contenders.push(owned.use(contender(model, method, config, await calibrate(method, config), capacity)));
+    for (const config of method.path === "fused" ? configs : [{ ...bf16, sinks, window }]) {
+      const from = { folder: options.model, file: options.calibration, model, calibrator, signal, progress };
+      const calibration = await calibrationOf(method, config, from);
+      contenders.push(owned.use(contender(model, method, config, calibration, capacity)));
     }
   }
-  const caches = contenders.map(({ cache }) => cache), all = [reference, ...caches];
-
-  const run = async <T>(
-    label: string,
-    total: number,
-    work: (update: (done: number) => void) => Promise<T>,
-  ): Promise<T> => {
-    const bar = progress(label, total);
-    return await work(bar.update).finally(() => bar.stop());
-  };
+  const run: Run = { model, tokenizer, reference, contenders, length, capacity, measured, signal, progress };
   const rows: Row[] = [];
-  for (const { kind, windows } of texts) {
-    const label = (what: string) => texts.length > 1 ? `${what}, ${kind}` : what;
-    const qualities = measured("quality")
-      ? await run(
-        label("evaluating"),
-        length * count * all.length,
-        (onProgress) => evaluate(model, reference, caches, windows, { signal, onProgress }),
-      )
-      : undefined;
-    const some = windows.slice(0, Math.min(DRIFT_PROMPTS, count));
-    const errors = measured("attention")
-      ? await run(
-        label("attention"),
-        some.length * (length + 1),
-        (onProgress) =>
-          attentionErrors(model, reference, caches, some.map((w) => w.subarray(0, length)), { signal, onProgress }),
-      )
-      : undefined;
-    // Fact, question and answer fit beside the text.
-    const planted = plant(tokenizer, windows[0].subarray(0, Math.max(64, length - 64)));
-    const found = measured("retrieval")
-      ? await run(
-        label("retrieval"),
-        DEPTHS * all.length,
-        (onProgress) => retrieves(model, all, planted, { signal, onProgress }),
-      )
-      : undefined;
-    const prompts = some.map((window) =>
-      window.subarray(0, Math.max(1, Math.min(length, capacity - DRIFT_TOKENS - 64)))
-    );
-    const drift = measured("drift")
-      ? await run(
-        label("drift"),
-        prompts.length * all.length * DRIFT_TOKENS,
-        (onProgress) => drifts(model, reference, caches, prompts, DRIFT_TOKENS, { signal, onProgress }),
-      )
-      : undefined;
-    all.forEach((cache, i) => {
-      const own = contenders[i - 1], { config } = cache, fused = own?.method.path !== "reference";
-      const bytes = own ? own.bytes : () => cache.bytesPerToken * context;
-      rows.push({
-        text: kind,
-        name: own?.name ?? "bf16",
-        method: own?.method.name ?? "bf16",
-        title: own?.method.title ?? "the 16-bit cache",
-        paper: own?.method.paper ?? "",
-        path: own?.method.path ?? "fused",
-        kv: config.name,
-        keys: fused ? config.keys.name : own.method.name,
-        values: fused ? config.values.name : own.method.name,
-        calibration: own?.calibration ?? "exact",
-        effectiveBits: effectiveBits(model.cacheShape, bytes(context), context),
-        ...qualities && qualityOf(qualities[i], qualities[0]),
-        ...errors && { attentionError: i === 0 ? errors[0].map(() => 0) : errors[i - 1] },
-        ...found && { retrieved: found[i] },
-        ...drift && {
-          drift: i === 0 ? prompts.map(() => ({ first: DRIFT_TOKENS, agreement: 1 })) : drift[i - 1],
-        },
-      });
-    });
+  for (const text of texts) {
+    const label = (what: string) => texts.length > 1 ? `${what}, ${text.kind}` : what;
+    rows.push(...rowsOf(run, text.kind, context, await measure(run, text.passages, label)));
   }
   const codebooks = measured("codebooks")
     ? await codebookMeasures(contenders, calibrator!, options.sinks, signal)
@@ -236,40 +155,193 @@ await command({
   const seconds = (performance.now() - started) / 1000;
   if (options.json) {
     const { model: folder, sinks, window } = options;
-    console.log(
-      JSON.stringify({
-        model: folder,
-        texts: texts.map(({ kind, file }) => ({ kind, file })),
-        windows: count,
-        length,
-        sinks,
-        window,
-        context,
-        calibration: calibrator && { text: calibrationText, windows: calibrationCount },
-        device: device.info,
-        seconds,
-        rows,
-        ...codebooks,
-      }),
-    );
+    const calibration = calibrator && { text: calibrationText, windows: calibrationCount };
+    const named = texts.map(({ kind, file }) => ({ kind, file })),
+      settings = { windows: count, length, sinks, window, context };
+    const about = { model: folder, texts: named, ...settings, calibration, device: device.info, seconds };
+    console.log(JSON.stringify({ ...about, rows, ...codebooks }));
     return;
   }
   for (const { kind, file } of texts) {
-    const shown = rows.filter((row) => row.text === kind);
     console.log(
       `${file}: ${count} windows of ${length} predictions, sinks ${options.sinks}, window ${options.window}, ` +
         `bits at ${context} tokens, ${device.name}`,
     );
-    console.log(table([["cache", "path", ...columns.map(([title]) => title), "calibration"], ...shown.map(cells)]
-      .map((cells, _, rows) => cells.filter((_, i) => rows.slice(1).some((row) => row[i] !== "")))));
-    const known = shown[0].retrieved?.filter(Boolean).length;
-    if (known !== undefined && known < DEPTHS / 2) {
-      console.log(
-        `retrieval: bf16 finds ${known} of ${DEPTHS} facts: this model cannot do it, the column says nothing`,
-      );
-    }
+    printRows(rows.filter((row) => row.text === kind));
   }
 });
+
+/** A text and its passages. */
+interface Text {
+  kind: string;
+  file: string;
+  passages: Int32Array[];
+}
+
+/** What is measured, and with what. */
+interface Run {
+  model: Model;
+  tokenizer: Tokenizer;
+  reference: KvCache;
+  contenders: readonly Contender[];
+  length: number;
+  /** Tokens that a cache has room for. */
+  capacity: number;
+  measured: (name: string) => boolean;
+  signal: AbortSignal;
+  progress: (label: string, total: number) => Progress;
+}
+
+/** The caches of product quantizers. */
+function configsOf(options: { kv?: string; method: string; sinks: number; window: number }): KvConfig[] {
+  const kv = options.kv ?? (options.method === "calibrated" ? "all" : "vq2");
+  const names = kv === "all" ? Object.keys(PRESETS) : kv.split(",");
+  return names.filter((name) => name !== "bf16").map((name) => checked(() => kvConfig(name, options)));
+}
+
+/** What is to be measured. */
+function measuresOf(list: string): string[] {
+  const wanted = list === "all" ? MEASURES : list.split(",");
+  const unknown = wanted.find((name) => !MEASURES.includes(name));
+  if (unknown === undefined) return wanted;
+  throw new UsageError(`--measures: "${unknown}" is unknown; ${MEASURES.join(", ")} are known`);
+}
+
+/** Whether a method's codebooks are trained on a text now. */
+function isTrained(method: Method): boolean {
+  return method.path === "fused" && method.scheme !== "file" && method.scheme !== "data-free";
+}
+
+/** The calibration of a product quantizer: from a file, data-free, or trained now. Other methods have none. */
+async function calibrationOf(
+  method: Method,
+  config: KvConfig,
+  { folder, model, file, calibrator, signal, progress }: {
+    folder: string;
+    model: Model;
+    file: string | undefined;
+    calibrator: MethodCalibrator | undefined;
+    signal: AbortSignal;
+    progress: (label: string, total: number) => Progress;
+  },
+): Promise<Calibration | undefined> {
+  if (method.path === "reference") return undefined;
+  if (method.scheme === "file") return loadCalibration(folder, model, config, file);
+  if (method.scheme === "data-free") return loadCalibration(folder, model, config, "data-free");
+  let bar: Progress | undefined;
+  const onProgress = (done: number, total: number) =>
+    (bar ??= progress(`${method.name} ${config.name}`, total)).update(done);
+  return await calibrator!.calibrate(method, config, { signal, onProgress }).finally(() => bar?.stop());
+}
+
+/** What was measured on one text, of the reference and the contenders in their order; nothing that was not asked for. */
+interface Measured {
+  qualities?: Quality[];
+  errors?: number[][];
+  found?: boolean[][];
+  drift?: Drift[][];
+}
+
+/** Takes the measures that are asked for on one text. */
+async function measure(run: Run, passages: Int32Array[], label: (what: string) => string): Promise<Measured> {
+  const { model, tokenizer, reference, contenders, length, capacity, measured, signal } = run;
+  const caches = contenders.map(({ cache }) => cache), all = [reference, ...caches];
+  const taken = async <T>(
+    [name, title]: [string, string],
+    total: number,
+    work: (options: { signal: AbortSignal; onProgress: (done: number) => void }) => Promise<T>,
+  ): Promise<T | undefined> => {
+    if (!measured(name)) return undefined;
+    const bar = run.progress(label(title), total);
+    return await work({ signal, onProgress: bar.update }).finally(() => bar.stop());
+  };
+  const some = passages.slice(0, Math.min(DRIFT_PROMPTS, passages.length));
+  // Fact, question and answer fit beside the text.
+  const planted = plant(tokenizer, passages[0].subarray(0, Math.max(64, length - 64)));
+  const prompts = some.map((tokens) => tokens.subarray(0, Math.max(1, Math.min(length, capacity - DRIFT_TOKENS - 64))));
+  return {
+    qualities: await taken(
+      ["quality", "evaluating"],
+      length * passages.length * all.length,
+      (options) => evaluate(model, reference, caches, passages, { ...options, afterStep: settle }),
+    ),
+    errors: await taken(
+      ["attention", "attention"],
+      some.length * (length + 1),
+      (options) =>
+        attentionErrors(model, reference, caches, some.map((tokens) => tokens.subarray(0, length)), options)
+          .then((found) => [new Array<number>(model.config.layers).fill(0), ...found]),
+    ),
+    found: await taken(
+      ["retrieval", "retrieval"],
+      DEPTHS * all.length,
+      (options) => retrieves(model, all, planted, options),
+    ),
+    drift: await taken(
+      ["drift", "drift"],
+      prompts.length * all.length * DRIFT_TOKENS,
+      (options) =>
+        drifts(model, reference, caches, prompts, DRIFT_TOKENS, options)
+          .then((found) => [prompts.map(() => ({ first: DRIFT_TOKENS, agreement: 1 })), ...found]),
+    ),
+  };
+}
+
+/** The rows of one text, the reference's first. */
+function rowsOf(run: Run, text: string, context: number, { qualities, errors, found, drift }: Measured): Row[] {
+  const { model, reference, contenders } = run;
+  const { name: kv, keys, values } = reference.config;
+  const measures = (i: number) => ({
+    ...qualities && qualityOf(qualities[i], qualities[0]),
+    ...errors && { attentionError: errors[i] },
+    ...found && { retrieved: found[i] },
+    ...drift && { drift: drift[i] },
+  });
+  const bits = (bytes: number) => effectiveBits(model.cacheShape, bytes, context);
+  const own: Row = {
+    text,
+    name: "bf16",
+    method: "bf16",
+    title: "the 16-bit cache",
+    paper: "",
+    path: "fused",
+    kv,
+    keys: keys.name,
+    values: values.name,
+    calibration: "exact",
+    effectiveBits: bits(reference.bytesPerToken * context),
+    ...measures(0),
+  };
+  return [
+    own,
+    ...contenders.map(({ name, method, cache: { config }, calibration, bytes }, i): Row => ({
+      text,
+      name,
+      method: method.name,
+      title: method.title,
+      paper: method.paper,
+      path: method.path,
+      kv: config.name,
+      keys: method.path === "fused" ? config.keys.name : method.name,
+      values: method.path === "fused" ? config.values.name : method.name,
+      calibration,
+      effectiveBits: bits(bytes(context)),
+      ...measures(i + 1),
+    })),
+  ];
+}
+
+/** Prints the table of one text. */
+function printRows(rows: readonly Row[]): void {
+  console.log(table([["cache", "path", ...columns.map(([title]) => title), "calibration"], ...rows.map(cells)]
+    .map((cells, _, rows) => cells.filter((_, i) => rows.slice(1).some((row) => row[i] !== "")))));
+  const known = rows[0].retrieved?.filter(Boolean).length;
+  if (known !== undefined && known < DEPTHS / 2) {
+    console.log(
+      `retrieval: bf16 finds ${known} of ${DEPTHS} facts: this model cannot do it, the column says nothing`,
+    );
+  }
+}
 
 function cells(row: Row): string[] {
   const { name, method, kv, path, calibration } = row;

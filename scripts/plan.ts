@@ -6,7 +6,15 @@
 
 import os from "node:os";
 import { isGguf, parameterCount, readModelConfig, syntheticConfig, weightBytesOf } from "../mod.ts";
-import { cacheBytes, type CacheShape, effectiveBits, kvConfig, PRESETS } from "../lib/ops/mod.ts";
+import {
+  cacheBytes,
+  type CacheShape,
+  effectiveBits,
+  kvConfig,
+  PRESETS,
+  presetScheme,
+  type Scheme,
+} from "../lib/ops/mod.ts";
 import { command } from "./frame/command.ts";
 import { bytesText, checked, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
 
@@ -47,15 +55,12 @@ await command({
   const packed = synthetic === undefined && isGguf(name), weights = packed ? weightBytesOf(name) : 2 * parameters;
   const rows = Object.keys(PRESETS).map((name) => {
     const kv = checked(() => kvConfig(name, options));
-    const quantized = name !== "bf16", { plus = false } = PRESETS[name];
-    const side = {
-      codebookHeads: options["per-head"] || plus ? kvHeads : 1,
-      codebookParts: 1,
-      tokenScale: options["token-scale"] === true && quantized,
-      smooth: quantized && !plus,
-      fitted: plus,
+    const { keys, values, ...rest } = presetScheme(name);
+    const flags = {
+      ...(options["token-scale"] && { tokenScale: true }),
+      ...(options["per-head"] && { codebooks: "head" as const }),
     };
-    const scheme = { keys: side, values: { ...side, smooth: false } };
+    const scheme: Scheme = { ...rest, keys: { ...keys, ...flags }, values: { ...values, ...flags } };
     const bytes = (tokens: number) => cacheBytes(shape, kv, scheme, tokens, sequences);
     const cache = bytes(context), fixed = bytes(0).total, page = bytes(64).total - fixed;
     const longest = Math.max(0, Math.floor((memory - weights - fixed) / page) * 64);

@@ -1,5 +1,5 @@
 /**
- * The ablation behind the default recipe: a declared list of recipes, each trained from one capture of the model's
+ * The ablation behind the default scheme: a declared list of schemes, each trained from one capture of the model's
  * activations and measured on several kinds of text against the bf16 cache.
  *
  * @module
@@ -10,57 +10,23 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { Decoder, type Model, modelFingerprint, openModel, openTokenizer } from "../../mod.ts";
 import {
-  Activations,
-  allocate,
   evaluate,
-  needsWeights,
-  type Quality,
   readText,
-  type Recipe,
   ReferenceCache,
   type Sensitivity,
-  sensitivity,
-  textWindows,
-  train,
+  settle,
+  textPassages,
 } from "../../lib/calibration/mod.ts";
-import {
-  cacheBytes,
-  type Calibration,
-  dataFreeSide,
-  Device,
-  effectiveBits,
-  exactSide,
-  type Format,
-  FORMATS,
-  KvCache,
-  kvConfig,
-} from "../../lib/ops/mod.ts";
+import { bf16Calibration, Device, KvCache, kvConfig } from "../../lib/ops/mod.ts";
 import { command, UsageError } from "../../scripts/frame/command.ts";
 import { deviceOptions, MODEL_OPTIONS, table, whole } from "../../scripts/frame/options.ts";
-import { coderMethod } from "./coders.ts";
-import { ABLATION, type AblationRow } from "./recipes.ts";
+import { COUNTED_CONTEXT, type Kind, type Made, Maker, type Result, type Settings, type Source } from "./caches.ts";
+import { ABLATION, type AblationRow } from "./schemes.ts";
 import { fillCache } from "../shapes.ts";
 import { commit, runtime } from "../frame.ts";
 
-/** Tokens of context that effective bits are counted over. */
-const COUNTED_CONTEXT = 32768;
-
-/** Recipes that are evaluated side by side. */
+/** Schemes that are evaluated side by side. */
 const AT_ONCE = 6;
-
-interface Result {
-  name: string;
-  /** What the name stood for. */
-  row: AblationRow;
-  /** Formats and how many layers have them, where layers differ. */
-  layers?: { keys: Record<string, number>; values: Record<string, number> };
-  bits: number;
-  seconds: number;
-  calibration: string;
-  /** Milliseconds a decode step with this cache, and with a bf16 cache in turn with it. */
-  decode?: { tokens: number; milliseconds: number; exact: number };
-  texts: Record<string, Omit<Quality, "nll">>;
-}
 
 /** Steps that are timed. */
 const STEPS = 50;
@@ -90,9 +56,120 @@ function timeDecode(
   return { milliseconds, exact };
 }
 
+/** The results of a run, in a file where one is named. */
+class Results {
+  readonly results: Result[] = [];
+  readonly sensitivities: Record<string, Sensitivity>;
+  readonly #path: string | undefined;
+  readonly #about: { device: unknown; settings: unknown };
+
+  /** Takes up what the file holds. Throws UsageError where that is of other settings, or of other rows. */
+  constructor(
+    path: string | undefined,
+    about: { device: unknown; settings: unknown },
+    rows: readonly AblationRow[],
+    sensitivities: Record<string, Sensitivity>,
+  ) {
+    this.#path = path;
+    this.#about = about;
+    this.sensitivities = sensitivities;
+    if (!path || !existsSync(path)) return;
+    const before = JSON.parse(readFileSync(path, "utf8"));
+    if (JSON.stringify(before.settings) !== JSON.stringify(about.settings)) {
+      throw new UsageError(`--out ${path} holds results of other settings; name another file`);
+    }
+    const other = (before.results as Result[]).find(({ name, row }) =>
+      rows.some((now) => now.name === name && JSON.stringify(now) !== JSON.stringify(row))
+    );
+    if (other) throw new UsageError(`--out ${path} holds another scheme as "${other.name}"; name another file`);
+    this.results.push(...before.results);
+    Object.assign(sensitivities, before.sensitivities);
+  }
+
+  /** Writes the file. Returns what is in it. */
+  save() {
+    const { device, settings } = this.#about, { sensitivities, results } = this;
+    const origin = { date: new Date().toISOString(), commit: commit(), runtime: runtime(), device };
+    const all = { name: "ablation", ...origin, countedContext: COUNTED_CONTEXT, settings, sensitivities, results };
+    if (this.#path) {
+      mkdirSync(dirname(this.#path), { recursive: true });
+      writeFileSync(this.#path, `${JSON.stringify(all, null, 1)}\n`);
+    }
+    return all;
+  }
+}
+
+/** Measures caches on all texts, and decode steps where asked for. */
+async function measure(
+  made: readonly Made[],
+  reference: KvCache,
+  texts: readonly { kind: string; passages: Int32Array[] }[],
+  { model, settings: { decode: tokens }, signal, progress }: Source,
+): Promise<void> {
+  for (const { result, cache } of tokens > 0 ? made : []) {
+    if (cache instanceof ReferenceCache) continue;
+    result.decode = { tokens, ...timeDecode(model.device, model, [cache, reference], tokens) };
+  }
+  const bar = progress("evaluating", texts.length), caches = made.map(({ cache }) => cache);
+  for (const [index, { kind, passages }] of texts.entries()) {
+    const qualities = await evaluate(model, reference, caches, passages, { signal, afterStep: settle });
+    qualities.slice(1).forEach(({ perplexity, kl, top1, tokens }, i) =>
+      made[i].result.texts[kind] = { perplexity, kl, top1, tokens }
+    );
+    bar.update(index + 1);
+  }
+  bar.stop();
+}
+
+function kindsOf(values: readonly string[]): Kind[] {
+  return values.map((value) => {
+    const at = value.indexOf("=");
+    if (at < 1) throw new UsageError(`${value}: kind=FILE is needed`);
+    return { kind: value.slice(0, at), path: value.slice(at + 1) };
+  });
+}
+
+/** The numbers of the command line. Throws UsageError where decode steps do not fit. */
+function settingsOf(options: Record<string, unknown>): Settings {
+  const number = (name: string) => Number(options[name]), count = (name: string) => whole(name, number(name));
+  const settings = {
+    length: count("length"),
+    windows: count("windows"),
+    calibrationWindows: number("calibration-windows"),
+    calibrationLength: number("calibration-length"),
+    calibrationContext: number("calibration-context"),
+    sensitivityWindows: number("sensitivity-windows"),
+    sensitivityLength: number("sensitivity-length"),
+    samples: count("samples"),
+    iterations: count("iterations"),
+    decode: whole("decode", number("decode"), 0),
+  };
+  const { decode, length } = settings;
+  if (decode === 0 || decode + STEPS <= length) return settings;
+  throw new UsageError(`--decode ${decode}: ${STEPS} steps after it do not fit into --length ${length}`);
+}
+
+/** What a file of results says of its run: results of other settings do not go into it. */
+function recorded(settings: Settings, model: string, texts: readonly { kind: string; sha256: string }[]) {
+  const { length, windows, calibrationWindows, calibrationLength, calibrationContext } = settings;
+  const { sensitivityLength, samples, iterations } = settings;
+  return {
+    model: modelFingerprint(model),
+    length,
+    windows,
+    calibrationWindows,
+    calibrationLength,
+    ...(calibrationContext && { calibrationContext }),
+    sensitivityLength,
+    samples,
+    iterations,
+    texts: Object.fromEntries(texts.map(({ kind, sha256 }) => [kind, sha256])),
+  };
+}
+
 await command({
   name: "bench/ablation",
-  summary: "measures the declared recipes on kinds of text; resumes from --out",
+  summary: "measures the declared schemes on kinds of text; resumes from --out",
   usage: "bench/research/ablation.ts [options] docs=FILE [prose=FILE ...]",
   positionals: [1, 16],
   options: {
@@ -117,209 +194,55 @@ await command({
     json: { type: "boolean", help: "print one JSON object" },
   },
 }, async ({ options, positionals, signal, progress }) => {
-  const named = (values: readonly string[]) =>
-    values.map((value) => {
-      const at = value.indexOf("=");
-      if (at < 1) throw new UsageError(`${value}: kind=FILE is needed`);
-      return { kind: value.slice(0, at), path: value.slice(at + 1) };
-    });
   if (!options.calibrate) throw new UsageError("--calibrate kind=FILE is needed");
-  const texts = named(positionals), calibrationTexts = named(options.calibrate.split(","));
-  const count = whole("windows", options.windows), length = whole("length", options.length);
-  if (options.decode > 0 && options.decode + STEPS > length) {
-    throw new UsageError(`--decode ${options.decode}: ${STEPS} steps after it do not fit into --length ${length}`);
-  }
+  const kinds = kindsOf(options.calibrate.split(",")), settings = settingsOf(options), started = performance.now();
   const tokenizer = openTokenizer(options.model), rows = ABLATION.filter((row) => RegExp(options.only).test(row.name));
-  const describe = (path: string) => {
-    const text = readText(path);
-    return { text, sha256: createHash("sha256").update(text).digest("hex") };
-  };
-  const evaluated = texts.map(({ kind, path }) => {
-    const { text, sha256 } = describe(path);
-    return { kind, sha256, windows: textWindows(tokenizer, text, length + 1, count) };
+  const texts = kindsOf(positionals).map(({ kind, path }) => {
+    const text = readText(path), sha256 = createHash("sha256").update(text).digest("hex");
+    return { kind, sha256, passages: textPassages(tokenizer, text, settings.length + 1, settings.windows) };
   });
   using device = Device.open(deviceOptions(options));
   using model = await openModel(device, options.model, { signal });
-  const shape = model.cacheShape, started = performance.now();
   const say = (text: string) => {
     if (!options.json) console.error(`${((performance.now() - started) / 1000).toFixed(0).padStart(4)} s  ${text}`);
   };
-  using owned = new DisposableStack();
-  const sources = new Map<string, { activations: Activations; sha256: string; windows: Int32Array[] }>();
-  const source = async (kind: string, { skip = 4, fitted }: Recipe = {}) => {
-    // As `calibrate` does, for fitted transforms alone.
-    const context = fitted && options["calibration-context"] || undefined;
-    const key = `${kind} ${skip} ${context}`, known = sources.get(key);
-    if (known) return known;
-    const found = calibrationTexts.find((text) => text.kind === kind);
-    if (!found) return undefined;
-    const { text, sha256 } = describe(found.path);
-    const { "calibration-windows": windowCount, "calibration-length": windowLength } = options;
-    const windows = textWindows(tokenizer, text, windowLength, windowCount);
-    const weights = rows.some(({ recipe = {} }) => needsWeights(recipe)), { window } = kvConfig("vq2");
-    const activations = owned.use(
-      await Activations.capture(model, windows, { skip, context, window, weights, signal }),
-    );
-    const made = { activations, sha256, windows };
-    sources.set(key, made);
-    say(`captured ${kind}${context ? ` for a context of ${context}` : ""}`);
-    return made;
-  };
-  const settings = {
-    model: modelFingerprint(options.model),
-    length,
-    windows: count,
-    calibrationWindows: options["calibration-windows"],
-    calibrationLength: options["calibration-length"],
-    ...(options["calibration-context"] && { calibrationContext: options["calibration-context"] }),
-    sensitivityLength: options["sensitivity-length"],
-    samples: options.samples,
-    iterations: options.iterations,
-    texts: Object.fromEntries(evaluated.map(({ kind, sha256 }) => [kind, sha256])),
-  };
-  const results: Result[] = [], sensitivities: Record<string, Sensitivity> = {};
-  if (options.out && existsSync(options.out)) {
-    const before = JSON.parse(readFileSync(options.out, "utf8"));
-    if (JSON.stringify(before.settings) !== JSON.stringify(settings)) {
-      throw new UsageError(`--out ${options.out} holds results of other settings; name another file`);
-    }
-    const other = (before.results as Result[]).find(({ name, row }) =>
-      rows.some((now) => now.name === name && JSON.stringify(now) !== JSON.stringify(row))
-    );
-    if (other) throw new UsageError(`--out ${options.out} holds another recipe as "${other.name}"; name another file`);
-    results.push(...before.results);
-    Object.assign(sensitivities, before.sensitivities);
-  }
-  const save = () => {
-    const all = {
-      name: "ablation",
-      date: new Date().toISOString(),
-      commit: commit(),
-      runtime: runtime(),
-      device: device.info,
-      countedContext: COUNTED_CONTEXT,
-      settings,
-      sensitivities,
-      results,
-    };
-    if (options.out) {
-      mkdirSync(dirname(options.out), { recursive: true });
-      writeFileSync(options.out, `${JSON.stringify(all, null, 1)}\n`);
-    }
-    return all;
-  };
-
-  /** The formats of the layers under a row's budget. */
-  const formatsOf = async (row: AblationRow, kind: string) => {
-    const { budget } = row, { activations, windows } = (await source(kind, row.recipe))!;
-    if (!budget) return undefined;
-    const at = FORMATS.d4b8, key = `${kind} ${at.name} ${JSON.stringify(row.recipe)}`;
-    if (!sensitivities[key]) {
-      const { layerFormats: _, ...recipe } = { ...row.recipe, ...trained };
-      const config = kvConfig(at.name);
-      const base = await train(device, activations, config, recipe, { signal });
-      const bar = progress(`sensitivity on ${kind}`, 2 * shape.layers);
-      const part = windows.slice(0, options["sensitivity-windows"])
-        .map((window) => window.subarray(0, options["sensitivity-length"]));
-      sensitivities[key] = await sensitivity(model, base, part, { signal, onProgress: bar.update })
-        .finally(() => bar.stop());
-      say(`sensitivity ${key}`);
-      save();
-    }
-    const choices = budget.choices.map((name) => FORMATS[name]);
-    return allocate(shape, sensitivities[key], at, budget.bits, choices);
-  };
-  const trained = { samples: whole("samples", options.samples), iterations: whole("iterations", options.iterations) };
-  const calibrationOf = async (row: AblationRow, kind: string): Promise<Calibration | undefined> => {
-    const config = kvConfig({ keys: row.keys, values: row.values });
-    if (row.dataFree) {
-      return { keys: dataFreeSide(config.keys, shape.layers), values: dataFreeSide(config.values, shape.layers) };
-    }
-    const from = await source(kind, row.recipe);
-    if (!from) return undefined;
-    const layerFormats = await formatsOf(row, kind);
-    const { activations } = from;
-    return await train(device, activations, config, { ...row.recipe, ...trained, layerFormats }, { signal });
-  };
-
-  const exact = kvConfig("bf16"), exactCalibration = { keys: exactSide(), values: exactSide() };
-  using reference = new KvCache(device, shape, exact, exactCalibration, { context: length });
+  const source: Source = { model, tokenizer, settings, kinds, rows, signal, progress, say };
+  using maker = new Maker(source);
+  const about = { device: device.info, settings: recorded(settings, options.model, texts) };
+  const file = new Results(options.out, about, rows, maker.sensitivities), { results } = file;
+  const { length: context } = settings;
+  using reference = new KvCache(device, model.cacheShape, kvConfig("bf16"), bf16Calibration(), { context });
   const pending = rows.filter((row) => !results.some((result) => result.name === row.name));
   for (let begin = 0; begin < pending.length; begin += AT_ONCE) {
     using batch = new DisposableStack();
-    const made: { result: Result; cache: KvCache; method: boolean }[] = [];
+    const made: Made[] = [];
     for (const row of pending.slice(begin, begin + AT_ONCE)) {
-      const kind = row.calibration ?? calibrationTexts[0].kind, from = performance.now();
-      const config = kvConfig({ keys: row.keys, values: row.values, sinks: row.sinks, window: row.window });
-      if (row.coder) {
-        const { activations } = (await source(kind, row.recipe))!, bar = progress(row.name, 2 * shape.layers);
-        const recipe = { ...row.recipe, ...trained, layerFormats: await formatsOf(row, kind) };
-        const method = await coderMethod(device, activations, row.coder, config, recipe, {
-          signal,
-          onProgress: bar.update,
-        })
-          .finally(() => bar.stop());
-        const cache = batch.use(new ReferenceCache(device, shape, method, config, { context: length }));
-        const seconds = Number(((performance.now() - from) / 1000).toFixed(2));
-        const bits = effectiveBits(shape, cache.methodBytes(COUNTED_CONTEXT), COUNTED_CONTEXT);
-        const result = { name: row.name, row, bits, seconds, calibration: kind, texts: {} };
-        made.push({ result, cache, method: true });
-        continue;
-      }
-      const calibration = await calibrationOf(row, kind);
-      if (!calibration) {
-        say(`${row.name}: left out, no calibration text "${kind}"`);
-        continue;
-      }
-      const tally = (formats: readonly Format[] = []) =>
-        formats.reduce<Record<string, number>>((all, { name }) => ({ ...all, [name]: (all[name] ?? 0) + 1 }), {});
-      const { keys, values } = calibration, seconds = (performance.now() - from) / 1000;
-      made.push({
-        result: {
-          name: row.name,
-          row,
-          ...(keys.layerFormats &&
-            { layers: { keys: tally(keys.layerFormats), values: tally(values.layerFormats) } }),
-          bits: effectiveBits(shape, cacheBytes(shape, config, calibration, COUNTED_CONTEXT).total, COUNTED_CONTEXT),
-          seconds: Number(seconds.toFixed(2)),
-          calibration: row.dataFree ? "data-free" : kind,
-          texts: {},
-        },
-        cache: batch.use(new KvCache(device, shape, config, calibration, { context: length })),
-        method: false,
-      });
+      const one = await maker.make(row);
+      if (one) made.push(one), batch.use(one.cache);
+      file.save();
     }
-    if (options.decode > 0) {
-      const tokens = whole("decode", options.decode);
-      for (const { result, cache, method } of made) {
-        if (!method) result.decode = { tokens, ...timeDecode(device, model, [cache, reference], tokens) };
-      }
-    }
-    const bar = progress("evaluating", evaluated.length);
-    for (const [index, { kind, windows }] of evaluated.entries()) {
-      const qualities = await evaluate(model, reference, made.map(({ cache }) => cache), windows, { signal });
-      qualities.slice(1).forEach(({ perplexity, kl, top1, tokens }, i) =>
-        made[i].result.texts[kind] = { perplexity, kl, top1, tokens }
-      );
-      bar.update(index + 1);
-    }
-    bar.stop();
+    await measure(made, reference, texts, source);
     for (const { result } of made) {
       results.push(result);
       const figures = Object.entries(result.texts).map(([kind, { kl }]) => `${kind} ${kl.toFixed(4)}`).join("  ");
       say(`${result.name.padEnd(60)} ${result.bits.toFixed(3)} bits  ${figures}  (${result.seconds} s)`);
     }
-    save();
+    file.save();
   }
-  const all = save();
+  const all = file.save();
   if (options.json) {
     console.log(JSON.stringify(all));
     return;
   }
+  const shown = rows.map(({ name }) => results.find((result) => result.name === name)).filter((row) =>
+    row !== undefined
+  );
   console.log(table([
-    ["recipe", "bits", ...texts.map(({ kind }) => `KL ${kind}`)],
-    ...rows.map((row) => results.find((result) => result.name === row.name)).filter((row) => row !== undefined).map((
-      result,
-    ) => [result.name, result.bits.toFixed(3), ...texts.map(({ kind }) => result.texts[kind]?.kl.toFixed(4) ?? "-")]),
+    ["scheme", "bits", ...texts.map(({ kind }) => `KL ${kind}`)],
+    ...shown.map((result) => [
+      result.name,
+      result.bits.toFixed(3),
+      ...texts.map(({ kind }) => result.texts[kind]?.kl.toFixed(4) ?? "-"),
+    ]),
   ]));
 });

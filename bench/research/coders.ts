@@ -7,18 +7,26 @@
 
 import {
   type Activations,
-  type ExactTokens,
-  type Recipe,
   type ReferenceMethod,
+  type SideActivations,
+  type TokenGroup,
   train,
   trainCodebook,
+  type TrainingOptions,
+  withLayerFormats,
 } from "../../lib/calibration/mod.ts";
 import {
-  type CacheShape,
+  type Calibration,
   type Device,
+  type ExactTokens,
   type Format,
   type KvConfig,
   kvConfig,
+  type LayerCalibration,
+  PAGE_TOKENS,
+  type Scheme,
+  type Side,
+  SIDES,
   transformMatrices,
 } from "../../lib/ops/mod.ts";
 
@@ -186,11 +194,17 @@ function refine(coder: HeadCoder, vectors: Float64Array[], weights: Float64Array
   coder.update();
 }
 
-/** Every `step`-th vector of a head, and its importance. */
+/** Transformed vectors of a side of a layer, and their importance. */
+interface Vectors {
+  readonly rows: Float32Array;
+  readonly importance: Float32Array;
+  readonly kvHeads: number;
+  readonly headDim: number;
+}
+
+/** Vectors of a head, and their importance: `most` evenly spread ones, where there are more. */
 function sample(
-  rows: Float32Array,
-  importance: Float32Array,
-  { kvHeads, headDim }: CacheShape,
+  { rows, importance, kvHeads, headDim }: Vectors,
   head: number,
   most: number,
 ): { vectors: Float64Array[]; weights: Float64Array } {
@@ -212,117 +226,155 @@ function stageFormat({ name, subDim, bits }: Format): Format {
   return { name: `${name}, a stage of two`, subDim: 2 * subDim, bits };
 }
 
-/**
- * Trains a coder in place of formats, the layers' own where `recipe` has them, behind the fitted transforms of `recipe`. Deterministic.
- */
+/** What a coder is trained from. */
+export interface CoderSource {
+  /** Where k-means runs. */
+  readonly device: Device;
+  /** Captured with importance. */
+  readonly activations: Activations;
+  /** Of the formats that the coder takes the place of. */
+  readonly config: KvConfig;
+  /** Of fitted transforms and a codebook a head; with the formats of the layers, where they have their own. */
+  readonly scheme: Scheme;
+}
+
+/** Trains a coder in place of formats, behind fitted transforms. Deterministic. */
 export async function coderMethod(
-  device: Device,
-  activations: Activations,
   coder: Coder,
-  config: KvConfig,
-  recipe: Recipe,
-  options: { signal?: AbortSignal; onProgress?: (done: number, total: number) => void } = {},
+  { device, activations, config, scheme }: CoderSource,
+  options: TrainingOptions = {},
 ): Promise<ReferenceMethod> {
-  const { shape } = activations, { layers, kvHeads, headDim } = shape, { signal } = options, size = headDim * headDim;
-  const formats = (["keys", "values"] as const).map((which) =>
-    recipe.layerFormats?.[which] ?? new Array<Format>(layers).fill(config[which])
-  );
+  const { shape } = activations, { layers } = shape;
+  const formats = SIDES.map((side) => scheme[side].layerFormats ?? new Array<Format>(layers).fill(config[side]));
   const [keys, values] = coder === "trellis" ? formats : formats.map((side) => side.map(stageFormat));
-  const layerFormats = { keys, values };
-  const base = await train(device, activations, config, { ...recipe, layerFormats }, { signal });
-  const sides: Record<"keys" | "values", HeadCoder[][]> = { keys: [], values: [] };
+  const layerFormats = { keys, values }, quiet = { ...options, onProgress: undefined };
+  const base = await train(device, activations, config, withLayerFormats(scheme, layerFormats), quiet);
+  const coders: Record<Side, HeadCoder[][]> = { keys: [], values: [] };
   let done = 0;
-  for (const which of ["keys", "values"] as const) {
-    for (let layer = 0; layer < layers; layer++) {
-      const { codebook, matrix } = base[which].layers[layer],
-        format = layerFormats[which][layer],
-        { subDim, bits } = format;
-      const rows = activations.rows(layer, which, { matrix }), importance = activations.importance(layer, which);
-      const coders: HeadCoder[] = [], parts = headDim / subDim;
-      for (let head = 0; head < kvHeads; head++) {
-        const { vectors, weights } = sample(rows, importance, shape, head, Math.ceil(POINTS / parts));
-        const points = Float32Array.from(vectors.flatMap((vector) => [...vector]));
-        const pointWeights = Float32Array.from(
-          { length: points.length / subDim },
-          (_, i) => weights[Math.floor(i / parts)],
-        );
-        let made: HeadCoder;
-        if (coder === "residual") {
-          const length = codebook.length / kvHeads, first = codebook.subarray(head * length, (head + 1) * length);
-          const alone = residualCoder(Float64Array.from([...first, ...new Array(length).fill(0)]), subDim);
-          const left = points.slice();
-          vectors.forEach((vector, v) => {
-            const coded = vector.slice();
-            alone.code(coded);
-            coded.forEach((x, i) => left[v * headDim + i] -= x);
-          });
-          const second = await trainCodebook(device, format, left, pointWeights, recipe, { signal });
-          made = residualCoder(Float64Array.from([...first, ...second]), subDim);
-        } else {
-          const words = await trainCodebook(device, trellisFormat(format), points, pointWeights, recipe, { signal });
-          // Codewords that share a state must lie apart: any order but that of k-means will do. 1597 is odd, their number a power of two.
-          const place = (i: number) => Math.floor(i / subDim) * 1597 % (BOOK / subDim) * subDim + i % subDim;
-          made = trellisCoder(Float64Array.from(words, (_, i) => words[place(i)]), subDim, bits);
-        }
-        const refined = sample(rows, importance, shape, head, REFINED[coder]);
-        for (let round = 0; round < ROUNDS[coder]; round++) {
-          refine(made, refined.vectors, refined.weights);
-          await new Promise((resolve) => setTimeout(resolve, 0));
-          signal?.throwIfAborted();
-        }
-        coders.push(made);
-      }
-      sides[which].push(coders);
+  for (const side of SIDES) {
+    for (const [layer, format] of layerFormats[side].entries()) {
+      const from = { device, source: activations.layers[layer][side], trained: base[side].layers[layer] };
+      coders[side].push(await trainCoders(coder, from, format, options));
       options.onProgress?.(++done, 2 * layers);
     }
   }
-  const vector = new Float64Array(headDim), back = new Float64Array(headDim);
-  const matricesOf = (which: "keys" | "values", layer: number) => {
-    const all = transformMatrices(base[which].layers[layer].matrix!, headDim);
-    const of = (direction: number, head: number) => all.subarray((direction * kvHeads + head) * size).subarray(0, size);
-    return Array.from({ length: kvHeads }, (_, head) => ({ there: of(0, head), back: of(2, head) }));
-  };
   return {
     name: coder,
     title: coder === "residual" ? "two residual stages" : "trellis codes",
     paper: coder === "residual" ? "RVQ" : "arXiv 2406.11235",
     path: "reference",
     group: 64,
-    reconstructor(_, layer) {
-      const both = (["keys", "values"] as const).map((which) => ({
-        which,
-        coders: sides[which][layer],
-        matrices: matricesOf(which, layer),
-      }));
-      return (group) => {
-        for (const { which, coders, matrices } of both) {
-          const rows = group[which];
-          for (let at = 0; at < rows.length; at += headDim) {
-            const head = at / headDim % kvHeads, { there, back: home } = matrices[head];
-            vector.fill(0);
-            for (let i = 0; i < headDim; i++) {
-              const x = rows[at + i], row = i * headDim;
-              for (let j = 0; j < headDim; j++) vector[j] += x * there[row + j];
-            }
-            coders[head].code(vector);
-            back.fill(0);
-            for (let i = 0; i < headDim; i++) {
-              const x = vector[i], row = i * headDim;
-              for (let j = 0; j < headDim; j++) back[j] += x * home[row + j];
-            }
-            rows.set(back, at);
-          }
-        }
-      };
-    },
-    bytes(_, tokens, { sinks, window }: ExactTokens) {
+    reconstructor: ({ headDim }, layer) => reconstructor(coders, base, layer, headDim),
+    bytes({ kvHeads, headDim }, tokens, { sinks, window }: ExactTokens) {
       // As cacheBytes has it for a coded cache: codes of all tokens, the ring, sinks, codebooks and matrices as f16.
       const { recent } = kvConfig({ keys: "d4b8", values: "d4b8", sinks, window });
-      const coded = Math.ceil(tokens / 64) * 64, exact = (recent + sinks) * headDim * 2;
+      const coded = Math.ceil(tokens / PAGE_TOKENS) * PAGE_TOKENS, exact = (recent + sinks) * headDim * 2;
       return formats.flat().reduce((sum, { subDim, bits }) => {
         const words = coder === "residual" ? 2 * 2 ** bits * 2 * subDim : BOOK;
-        return sum + kvHeads * (coded * headDim * bits / subDim / 8 + exact + (words + size) * 2);
+        return sum + kvHeads * (coded * headDim * bits / subDim / 8 + exact + (words + headDim * headDim) * 2);
       }, 0);
     },
   };
+}
+
+/** The coders of the heads of one side of a layer. */
+async function trainCoders(
+  coder: Coder,
+  { device, source, trained }: { device: Device; source: SideActivations; trained: LayerCalibration },
+  format: Format,
+  options: TrainingOptions,
+): Promise<HeadCoder[]> {
+  const { kvHeads, headDim } = source.shape, size = trained.codebook.length / kvHeads, parts = headDim / format.subDim;
+  const rows = source.rows({ matrix: trained.matrix }), importance = source.importance();
+  const all = { rows, importance, kvHeads, headDim }, coders: HeadCoder[] = [];
+  for (let head = 0; head < kvHeads; head++) {
+    const sampled = sample(all, head, Math.ceil(POINTS / parts));
+    const first = trained.codebook.subarray(head * size, (head + 1) * size);
+    const made = coder === "residual"
+      ? await startResidual(device, first, format, sampled, options)
+      : await startTrellis(device, format, sampled, options);
+    const refined = sample(all, head, REFINED[coder]);
+    for (let round = 0; round < ROUNDS[coder]; round++) {
+      refine(made, refined.vectors, refined.weights);
+      await new Promise((resolve) => setTimeout(resolve, 0));
+      options.signal?.throwIfAborted();
+    }
+    coders.push(made);
+  }
+  return coders;
+}
+
+/** Sub-vectors of `subDim` channels, and the weights of their vectors. */
+function pointsOf(vectors: readonly Float64Array[], weights: Float64Array, subDim: number) {
+  const points = Float32Array.from(vectors.flatMap((vector) => [...vector])), parts = vectors[0].length / subDim;
+  const of = Float32Array.from({ length: points.length / subDim }, (_, i) => weights[Math.floor(i / parts)]);
+  return { points, weights: of };
+}
+
+/** A second stage for what the first leaves. */
+async function startResidual(
+  device: Device,
+  first: Float32Array,
+  format: Format,
+  { vectors, weights }: ReturnType<typeof sample>,
+  options: TrainingOptions,
+): Promise<HeadCoder> {
+  const { subDim } = format, none = new Array<number>(first.length).fill(0);
+  const alone = residualCoder(Float64Array.from([...first, ...none]), subDim);
+  const { points: left, weights: counted } = pointsOf(vectors, weights, subDim);
+  vectors.forEach((vector, v) => {
+    const coded = vector.slice();
+    alone.code(coded);
+    coded.forEach((x, i) => left[v * vector.length + i] -= x);
+  });
+  const second = await trainCodebook(device, format, left, counted, options);
+  return residualCoder(Float64Array.from([...first, ...second]), subDim);
+}
+
+async function startTrellis(
+  device: Device,
+  format: Format,
+  { vectors, weights }: ReturnType<typeof sample>,
+  options: TrainingOptions,
+): Promise<HeadCoder> {
+  const { subDim, bits } = format, { points, weights: counted } = pointsOf(vectors, weights, subDim);
+  const words = await trainCodebook(device, trellisFormat(format), points, counted, options);
+  // Codewords that share a state must lie apart: any order but that of k-means will do. 1597 is odd, their number a power of two.
+  const place = (i: number) => Math.floor(i / subDim) * 1597 % (BOOK / subDim) * subDim + i % subDim;
+  return trellisCoder(Float64Array.from(words, (_, i) => words[place(i)]), subDim, bits);
+}
+
+/** What replaces vectors by what their codes stand for: there by the fitted transform, and back. */
+function reconstructor(
+  coders: Readonly<Record<Side, readonly HeadCoder[][]>>,
+  base: Calibration,
+  layer: number,
+  headDim: number,
+): (group: TokenGroup) => void {
+  const size = headDim * headDim, vector = new Float64Array(headDim), back = new Float64Array(headDim);
+  const both = SIDES.map((side) => {
+    const own = coders[side][layer], all = transformMatrices(base[side].layers[layer].matrix!, headDim);
+    const of = (direction: number, head: number) =>
+      all.subarray((direction * own.length + head) * size).subarray(0, size);
+    return { side, own, matrices: own.map((_, head) => ({ there: of(0, head), home: of(2, head) })) };
+  });
+  return (group) => {
+    for (const { side, own, matrices } of both) {
+      const rows = group[side];
+      for (let at = 0; at < rows.length; at += headDim) {
+        const head = at / headDim % own.length, { there, home } = matrices[head];
+        times(vector, rows.subarray(at, at + headDim), there);
+        own[head].code(vector);
+        times(back, vector, home);
+        rows.set(back, at);
+      }
+    }
+  };
+}
+
+/** out = x M. */
+function times(out: Float64Array, x: ArrayLike<number>, matrix: Float32Array): void {
+  const n = out.length;
+  out.fill(0);
+  for (let i = 0; i < n; i++) for (let j = 0; j < n; j++) out[j] += x[i] * matrix[i * n + j];
 }

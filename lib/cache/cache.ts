@@ -1,31 +1,21 @@
 /**
  * The KV cache of a model: pages of codes shared by sequences, and per sequence the first and the newest tokens in
- * bf16. Page tables live here, the layout inside a page in the native library (see `cuda/include/vecinfer.h`).
+ * bf16. The memory lives here, what is whose in `pages.ts`, the layout inside a page in the native library (see
+ * `cuda/include/vecinfer.h`).
  *
  * @module
  */
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { KvLayer, Quantizer, Transform } from "../ops/ops.ts";
+import { KvLayer, PAGE_TOKENS, Quantizer, Transform } from "../ops/ops.ts";
+import { allocatedBytes, type CacheBytes, type CacheShape } from "./bytes.ts";
 import type { Calibration, SideCalibration } from "./calibration.ts";
-import {
-  type CacheBytes,
-  type CacheShape,
-  type KvConfig,
-  layerFormat,
-  matrixBytes,
-  PAGE_TOKENS,
-  tokenBytes,
-} from "./format.ts";
 import { transformMatrices } from "./matrix.ts";
+import { CacheFullError, type PageChange, PagePool } from "./pages.ts";
+import { codebookCounts, hasHadamard, type KvConfig, layerFormat } from "./scheme.ts";
+import { Sequence, type SequenceCache } from "./sequence.ts";
 import { WeightsError } from "../weights/safetensors.ts";
-
-/** The cache has no free page or slot left; freeing sequences, or a larger cache, helps. */
-export class CacheFullError extends Error {
-  /** Always "CacheFullError". */
-  override readonly name: string = "CacheFullError";
-}
 
 /** Sizes of a {@linkcode KvCache}. */
 export interface CacheOptions {
@@ -46,7 +36,7 @@ interface LayerMemory {
 }
 
 /** A paged cache for several sequences. */
-export class KvCache implements Disposable {
+export class KvCache implements SequenceCache, Disposable {
   /** What is kept, and how. */
   readonly config: KvConfig;
   /** The model's sizes. */
@@ -55,8 +45,8 @@ export class KvCache implements Disposable {
   readonly calibration: Calibration;
   /** The native binding of each layer, for ops. */
   readonly layers: readonly KvLayer[];
-  /** Pages in all. */
-  readonly pageCount: number;
+  /** Which pages are whose. */
+  readonly pages: PagePool;
   /** Sequences that may exist at once. */
   readonly slots: number;
   /** Longest sequence, in tokens. */
@@ -67,8 +57,6 @@ export class KvCache implements Disposable {
   readonly #owned: Disposable[] = [];
   readonly #pageTable: Tensor;
   readonly #exactFrom: Tensor;
-  readonly #references: Int32Array;
-  readonly #freePages: number[];
   readonly #freeSlots: number[];
   readonly #pageBytes: number;
   /** Quantizers of a codebook alone: layers that share the one share the other. */
@@ -93,9 +81,7 @@ export class KvCache implements Disposable {
     this.slots = sequences;
     this.#device = device;
     this.#maxPages = Math.ceil(context / PAGE_TOKENS);
-    this.pageCount = Math.ceil(tokens / PAGE_TOKENS);
-    this.#references = new Int32Array(this.pageCount);
-    this.#freePages = Array.from({ length: this.pageCount }, (_, i) => this.pageCount - 1 - i);
+    this.pages = new PagePool(Math.ceil(tokens / PAGE_TOKENS));
     this.#freeSlots = Array.from({ length: sequences }, (_, i) => sequences - 1 - i);
     const layers: KvLayer[] = [];
     try {
@@ -118,12 +104,12 @@ export class KvCache implements Disposable {
 
   #quantizer(side: SideCalibration, layer: number): Quantizer {
     const { kvHeads, headDim } = this.shape;
-    const { subDim, bits } = layerFormat(side, side.format, layer);
+    const format = layerFormat(side, side.format, layer), { subDim, bits } = format;
     const { codebook, smooth, matrix } = bits === 16 ? {} : side.layers[layer] ?? {};
     const plain = codebook && !smooth && !matrix, shared = plain ? this.#quantizers.get(codebook) : undefined;
     if (shared) return shared;
     using codebooks = codebook && Tensor.from(this.#device, codebook, [codebook.length / subDim, subDim]);
-    const { codebookHeads, codebookParts } = side;
+    const { heads: codebookHeads, parts: codebookParts } = codebookCounts(side.codebooks, this.shape, format);
     const quantizer = this.#keep(
       new Quantizer(this.#device, {
         kvHeads,
@@ -142,7 +128,8 @@ export class KvCache implements Disposable {
   }
 
   #transform(side: SideCalibration, layer: number): Transform | null {
-    const { kvHeads, headDim } = this.shape, { smooth, matrix } = side.layers[layer] ?? {}, { hadamard } = side;
+    const { kvHeads, headDim } = this.shape, { smooth, matrix } = side.layers[layer] ?? {};
+    const hadamard = hasHadamard(side.transform);
     if (!smooth && !matrix && !hadamard) return null;
     using factors = smooth && Tensor.from(this.#device, smooth, [kvHeads, headDim]);
     using matrices = matrix && this.#matrices(matrix, side, layer);
@@ -194,29 +181,24 @@ export class KvCache implements Disposable {
     return this.#memory[layer].quantizers;
   }
 
-  /**
-   * A second binding of a layer's pages, without ring and sinks: what is stored through it goes to the pages alone. For
-   * caches that change what is in them.
-   */
-  protected bindPages(layer: number): KvLayer {
-    const { quantizers: [keys, values], pages: [keyPages, valuePages] } = this.#memory[layer];
-    const tables = { pageTable: this.#pageTable, exactFrom: this.#exactFrom };
-    return this.#keep(
-      new KvLayer(this.#device, { keys, values, keyPages, valuePages, ...tables, sinks: 0, window: 0, recent: 0 }),
-    );
+  /** Pages in all. */
+  get pageCount(): number {
+    return this.pages.count;
   }
-
-  /** Called between steps, once a step's tokens are stored, for caches that code tokens in groups. */
-  settle(_sequence: Sequence): void {}
 
   /** Pages that no sequence holds. */
   get freePages(): number {
-    return this.#freePages.length;
+    return this.pages.free;
   }
 
   /** Pages that more than one sequence holds. */
   get sharedPages(): number {
-    return this.#references.reduce((count, references) => count + Number(references > 1), 0);
+    return this.pages.shared;
+  }
+
+  /** Whether more than one sequence holds a page. */
+  isShared(page: number): boolean {
+    return this.pages.isShared(page);
   }
 
   /** Tokens that one step may add to a sequence: the ring's surplus over the window. Without a ring, no limit. */
@@ -235,27 +217,10 @@ export class KvCache implements Disposable {
     return new Sequence(this, slot);
   }
 
-  /** The bytes this cache has allocated, by use; codebooks and matrices as they are kept in files, f16 and one of three matrices. */
+  /** The bytes this cache has allocated, by use, as {@linkcode allocatedBytes} counts them. */
   bytes(): CacheBytes {
-    const out: CacheBytes = { pages: 0, scales: 0, window: 0, sinks: 0, codebooks: 0, total: 0 };
-    const row = this.slots * this.shape.kvHeads * this.shape.headDim * 2 * 2 * this.shape.layers;
-    for (const which of ["keys", "values"] as const) {
-      const side = this.calibration[which];
-      const tokens = this.pageCount * PAGE_TOKENS;
-      for (let layer = 0; layer < this.shape.layers; layer++) {
-        const token = tokenBytes(this.shape, layerFormat(side, side.format, layer), side.tokenScale);
-        out.pages += tokens * token.codes;
-        out.scales += tokens * token.scale;
-      }
-      for (const codebook of new Set(side.layers.map((layer) => layer.codebook))) out.codebooks += codebook.length * 2;
-      for (const { smooth, matrix } of side.layers) {
-        out.codebooks += (smooth?.byteLength ?? 0) + (matrix ? matrixBytes(this.shape) : 0);
-      }
-    }
-    out.window = row * this.config.recent;
-    out.sinks = row * this.config.sinks;
-    out.total = out.pages + out.scales + out.window + out.sinks + out.codebooks;
-    return out;
+    const { shape, config, calibration, pageCount: pages, slots: sequences } = this;
+    return allocatedBytes(shape, config, calibration, { pages, sequences });
   }
 
   /** Bytes that each further token takes: codes and scales of all layers. */
@@ -263,43 +228,17 @@ export class KvCache implements Disposable {
     return this.#pageBytes / PAGE_TOKENS;
   }
 
-  /** @internal Takes a page for `slot`'s table at `index`, with the contents of `from` where it was shared. */
-  takePage(slot: number, index: number, from?: number): number {
-    const page = this.#freePages.pop();
-    if (page === undefined) {
-      throw new CacheFullError(
-        `KV cache: all ${this.pageCount} pages (${this.pageCount * PAGE_TOKENS} tokens) are in use; ` +
-          "dispose a sequence, or make the cache with more tokens",
-      );
-    }
-    this.#references[page] = 1;
-    if (from !== undefined) {
-      for (const { pages } of this.#memory) {
-        for (const side of pages) side.rows(page, 1).copyFrom(side.rows(from, 1));
+  /** @internal Writes entries of `slot`'s page table, once the page that the first is a copy of is copied. */
+  writePages(slot: number, { first, pages, copyOf }: PageChange): void {
+    if (copyOf !== undefined) {
+      for (const { pages: sides } of this.#memory) {
+        for (const side of sides) side.rows(pages[0], 1).copyFrom(side.rows(copyOf, 1));
       }
-      this.releasePage(from);
     }
-    this.#pageTable.write(Int32Array.of(page), slot * this.#maxPages + index);
-    return page;
+    this.#pageTable.write(Int32Array.from(pages), slot * this.#maxPages + first);
   }
 
-  /** @internal */
-  sharePages(slot: number, pages: readonly number[]): void {
-    for (const page of pages) this.#references[page]++;
-    if (pages.length) this.#pageTable.write(Int32Array.from(pages), slot * this.#maxPages);
-  }
-
-  /** @internal */
-  isShared(page: number): boolean {
-    return this.#references[page] > 1;
-  }
-
-  /** @internal */
-  releasePage(page: number): void {
-    if (--this.#references[page] === 0) this.#freePages.push(page);
-  }
-
-  /** @internal */
+  /** @internal Gives a slot back. */
   releaseSlot(slot: number): void {
     this.#freeSlots.push(slot);
   }
@@ -317,119 +256,5 @@ export class KvCache implements Disposable {
   /** Frees all memory; sequences of this cache are gone with it. */
   [Symbol.dispose](): void {
     for (let owned = this.#owned.pop(); owned; owned = this.#owned.pop()) owned[Symbol.dispose]();
-  }
-}
-
-/** One sequence of tokens in a {@linkcode KvCache}. */
-export class Sequence implements Disposable {
-  /** The cache it lives in. */
-  readonly cache: KvCache;
-  /** Its row in page tables and rings. */
-  readonly slot: number;
-  /** @internal Tokens from the start that `cache.settle` is done with. */
-  settled: number = 0;
-  #length = 0;
-  #exactFrom = 0;
-  #exposed = 0;
-  #pages: number[] = [];
-  #disposed = false;
-
-  /** @internal Use `cache.sequence()`. */
-  constructor(cache: KvCache, slot: number) {
-    this.cache = cache;
-    this.slot = slot;
-    cache.writeExactFrom(slot, 0);
-  }
-
-  /** Tokens stored, or about to be by the step in progress. */
-  get length(): number {
-    return this.#length;
-  }
-
-  /** Lowest position that is in the ring of newest tokens once the tokens of `extend` are stored. */
-  get exactFrom(): number {
-    return this.#exactFrom;
-  }
-
-  /** Pages in order. */
-  get pages(): readonly number[] {
-    return this.#pages;
-  }
-
-  /**
-   * Makes room for `count` more tokens: they get pages of their own (a shared last page is copied first).
-   * Throws RangeError past the cache's context, and CacheFullError with nothing changed where pages run out.
-   */
-  extend(count: number): void {
-    this.#alive();
-    const { context, config } = this.cache, length = this.#length + count;
-    if (length > context) {
-      throw new RangeError(`sequence: ${this.#length} + ${count} tokens do not fit the cache's context of ${context}`);
-    }
-    const last = this.#pages.length - 1,
-      copy = this.#length % PAGE_TOKENS !== 0 && this.cache.isShared(this.#pages[last]);
-    const wanted = Math.ceil(length / PAGE_TOKENS) - this.#pages.length;
-    if (wanted + Number(copy) > this.cache.freePages) {
-      throw new CacheFullError(
-        `KV cache: ${wanted + Number(copy)} pages are needed for ${count} tokens, ${this.cache.freePages} are free; ` +
-          "dispose a sequence, or make the cache with more tokens",
-      );
-    }
-    if (copy) this.#pages[last] = this.cache.takePage(this.slot, last, this.#pages[last]);
-    for (let i = 0; i < wanted; i++) this.#pages.push(this.cache.takePage(this.slot, this.#pages.length));
-    this.#length = length;
-    if (count > this.cache.stepTokens) this.#exactFrom = Math.max(this.#exactFrom, length - config.recent);
-  }
-
-  /** Tells the device from which position on the ring holds this sequence's tokens. Called around a prompt's `quantize`. */
-  expose(position: number): void {
-    if (position === this.#exposed) return;
-    this.cache.writeExactFrom(this.slot, position);
-    this.#exposed = position;
-  }
-
-  /** A second sequence with the same tokens. Pages are shared until one of the two writes to them. */
-  fork(): Sequence {
-    this.#alive();
-    const copy = this.cache.sequence();
-    copy.#length = this.#length;
-    copy.settled = this.settled;
-    copy.#pages = [...this.#pages];
-    this.cache.sharePages(copy.slot, copy.#pages);
-    this.cache.copySlot(copy.slot, this.slot);
-    copy.#exactFrom = this.#exactFrom;
-    copy.expose(this.#exactFrom);
-    return copy;
-  }
-
-  /**
-   * Drops tokens from the end. Up to `cache.stepTokens` dropped tokens leave no trace; after more, some positions of
-   * the window have left the ring and are read from their codes until new tokens have filled it again.
-   */
-  truncate(length: number): void {
-    this.#alive();
-    if (!Number.isInteger(length) || length < 0 || length > this.#length) {
-      throw new RangeError(`sequence: cannot truncate ${this.#length} tokens to ${length}`);
-    }
-    const pages = Math.ceil(length / PAGE_TOKENS);
-    for (const page of this.#pages.splice(pages)) this.cache.releasePage(page);
-    if (this.cache.config.recent > 0) {
-      this.#exactFrom = Math.min(length, Math.max(this.#exactFrom, this.#length - this.cache.config.recent));
-      this.expose(this.#exactFrom);
-    }
-    this.#length = length;
-    this.settled = Math.min(this.settled, length);
-  }
-
-  #alive(): void {
-    if (this.#disposed) throw new Error("sequence: used after it was disposed");
-  }
-
-  /** Gives its pages and its slot back. */
-  [Symbol.dispose](): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    for (const page of this.#pages.splice(0)) this.cache.releasePage(page);
-    this.cache.releaseSlot(this.slot);
   }
 }

@@ -8,20 +8,28 @@
 
 import { existsSync } from "node:fs";
 import { Safetensors, type TensorData, WeightsError, writeSafetensors } from "../weights/safetensors.ts";
+import type { CacheShape } from "./bytes.ts";
+import { type Format, formatOf, FORMATS } from "./format.ts";
+import { gaussianCodebook } from "./gaussian.ts";
 import {
-  type CacheShape,
-  type Format,
-  FORMATS,
+  codebookCounts,
+  type Codebooks,
+  hasHadamard,
   type KvConfig,
   layerFormat,
   PRESETS,
+  type Scheme,
+  SCHEMES,
+  type Side,
+  SIDES,
   type SideScheme,
-} from "./format.ts";
-import { gaussianCodebook } from "./gaussian.ts";
+  type TransformKind,
+  transformOf,
+} from "./scheme.ts";
 
 /** Codebooks and transform of one side of one layer. */
 export interface LayerCalibration {
-  /** [codebookHeads, codebookParts, 2^bits, subDim]. */
+  /** f32 [1 or kvHeads, 1 or headDim / subDim, 2^bits, subDim], as the scheme's `codebooks` says; empty for bf16. */
   codebook: Float32Array;
   /** [kvHeads, headDim], positive; absent where the transform has no smooth factors. */
   smooth?: Float32Array;
@@ -33,16 +41,14 @@ export interface LayerCalibration {
 export interface SideCalibration extends SideScheme {
   /** The format that the codebooks were trained for. */
   format: Format;
-  /** Whether a Walsh-Hadamard transform comes before the codes. */
-  hadamard: boolean;
   /** One entry a layer; empty for bf16. */
   layers: LayerCalibration[];
   /** Where it comes from: a path, "data-free", or "exact" for bf16. */
   origin: string;
 }
 
-/** A calibration of both sides. */
-export interface Calibration {
+/** A scheme with its arrays, for one model. */
+export interface Calibration extends Scheme {
   /** For the keys, after RoPE. */
   keys: SideCalibration;
   /** For the values. */
@@ -50,9 +56,8 @@ export interface Calibration {
 }
 
 const FORMAT_NAME = "vecinfer-calibration";
-const SIDES = ["keys", "values"] as const;
 
-/** Writes a calibration file. `notes` (text, windows, seed, ...) are kept as metadata. */
+/** Writes a calibration file. `notes` (text, passages, seed, ...) are kept as metadata. */
 export function writeCalibration(
   path: string,
   calibration: Calibration,
@@ -61,17 +66,18 @@ export function writeCalibration(
   notes: Record<string, string> = {},
 ): void {
   // Programs from before there were matrices read version 1 alone, and would leave them out.
-  const version = SIDES.some((which) => calibration[which].fitted) ? "2" : "1";
+  const version = SIDES.some((which) => calibration[which].transform === "fitted") ? "2" : "1";
   const metadata: Record<string, string> = { ...notes, format: FORMAT_NAME, version, fingerprint };
   const tensors: Record<string, TensorData> = {};
   for (const which of SIDES) {
     const side = calibration[which];
     metadata[which] = side.format.name;
-    metadata[`${which}.hadamard`] = String(side.hadamard);
+    metadata[`${which}.hadamard`] = String(hasHadamard(side.transform));
     metadata[`${which}.token_scale`] = String(side.tokenScale);
     if (side.layerFormats) metadata[`${which}.layers`] = side.layerFormats.map(({ name }) => name).join();
     side.layers.forEach((layer, index) => {
       const format = layerFormat(side, side.format, index), { subDim, bits } = format;
+      const { heads, parts } = codebookCounts(side.codebooks, shape, format);
       if (layer.matrix) {
         tensors[`layers.${index}.${which}.matrix`] = {
           dtype: "F16",
@@ -82,7 +88,7 @@ export function writeCalibration(
       tensors[`layers.${index}.${which}.codebook`] = {
         dtype: "F16",
         // Files of one codebook a head had no dimension for the parts before there were any, and still have none.
-        shape: [side.codebookHeads, ...(side.codebookParts === 1 ? [] : [side.codebookParts]), 2 ** bits, subDim],
+        shape: [heads, ...(parts === 1 ? [] : [parts]), 2 ** bits, subDim],
         data: bytesOf(Float16Array.from(layer.codebook)),
       };
       if (layer.smooth) {
@@ -126,68 +132,77 @@ export function readCalibration(
   const out: Partial<Calibration> = {};
   for (const which of SIDES) {
     const format = want[which];
-    if (!format) continue;
-    if (note[which] !== format.name) {
-      throw new WeightsError(
-        `${path}: holds ${which} as ${note[which] ?? "nothing"}, ${format.name} was asked for; ` +
-          "make one with scripts/calibrate.ts",
-      );
-    }
-    const layers: LayerCalibration[] = [];
-    const layerFormats = readLayerFormats(path, note[`${which}.layers`], shape.layers);
-    let codebookHeads = 1, codebookParts = 1;
-    for (let index = 0; index < shape.layers; index++) {
-      const name = `layers.${index}.${which}`, own = layerFormats?.[index] ?? format;
-      if (file.has(`${name}.feedback`) || file.has(`${which}.${own.name}.codebook`)) {
-        throw new WeightsError(`${path}: made by an early form of vecinfer+; make one with scripts/calibrate.ts`);
-      }
-      const shapeThere = file.info(`${name}.codebook`).shape, hasParts = shapeThere.length === 4;
-      codebookHeads = shapeThere[0];
-      codebookParts = hasParts ? shapeThere[1] : 1;
-      if (codebookHeads !== 1 && codebookHeads !== shape.kvHeads) {
-        throw new WeightsError(
-          `${path}: ${name}.codebook has ${codebookHeads} heads, 1 or ${shape.kvHeads} are needed`,
-        );
-      }
-      const parts = hasParts ? [shape.headDim / own.subDim] : [];
-      const codebook = read(file, `${name}.codebook`, "F16", [codebookHeads, ...parts, 2 ** own.bits, own.subDim]);
-      const layer: LayerCalibration = { codebook };
-      if (file.has(`${name}.matrix`)) {
-        layer.matrix = read(file, `${name}.matrix`, "F16", [shape.kvHeads, shape.headDim, shape.headDim]);
-      }
-      if (file.has(`${name}.smooth`)) {
-        layer.smooth = read(file, `${name}.smooth`, "F32", [shape.kvHeads, shape.headDim]);
-        if (!layer.smooth.every((x) => x > 0)) throw new WeightsError(`${path}: ${name}.smooth has a factor <= 0`);
-      }
-      layers.push(layer);
-    }
-    const fitted = layers.some((layer) => layer.matrix), hadamard = note[`${which}.hadamard`] === "true";
-    if (fitted && (hadamard || layers.some((layer) => !layer.matrix || layer.smooth))) {
-      throw new WeightsError(`${path}: ${which} need a matrix in every layer, without smooth factors and Hadamard`);
-    }
-    out[which] = {
-      format,
-      hadamard,
-      tokenScale: note[`${which}.token_scale`] === "true",
-      smooth: layers.some((layer) => layer.smooth),
-      codebookHeads,
-      codebookParts,
-      ...(layerFormats && { layerFormats }),
-      ...(fitted && { fitted }),
-      layers,
-      origin: path,
-    };
+    if (format) out[which] = readSide(file, which, format, shape);
   }
   return out;
 }
 
+function readSide(file: Safetensors, which: Side, format: Format, shape: CacheShape): SideCalibration {
+  const { path, metadata: note } = file;
+  if (note[which] !== format.name) {
+    throw new WeightsError(
+      `${path}: holds ${which} as ${note[which] ?? "nothing"}, ${format.name} was asked for; ` +
+        "make one with scripts/calibrate.ts",
+    );
+  }
+  const layers: LayerCalibration[] = [];
+  const layerFormats = readLayerFormats(path, note[`${which}.layers`], shape.layers);
+  let codebooks: Codebooks = "layer";
+  for (let index = 0; index < shape.layers; index++) {
+    const name = `layers.${index}.${which}`, own = layerFormats?.[index] ?? format;
+    if (file.has(`${name}.feedback`) || file.has(`${which}.${own.name}.codebook`)) {
+      throw new WeightsError(`${path}: made by an early form of vecinfer+; make one with scripts/calibrate.ts`);
+    }
+    codebooks = codebooksOf(file, `${name}.codebook`, shape.kvHeads);
+    const { heads, parts } = codebookCounts(codebooks, shape, own);
+    const dimensions = [heads, ...(codebooks.endsWith("sub-vector") ? [parts] : []), 2 ** own.bits, own.subDim];
+    const layer: LayerCalibration = { codebook: read(file, `${name}.codebook`, "F16", dimensions) };
+    if (file.has(`${name}.matrix`)) {
+      layer.matrix = read(file, `${name}.matrix`, "F16", [shape.kvHeads, shape.headDim, shape.headDim]);
+    }
+    if (file.has(`${name}.smooth`)) {
+      layer.smooth = read(file, `${name}.smooth`, "F32", [shape.kvHeads, shape.headDim]);
+      if (!layer.smooth.every((x) => x > 0)) throw new WeightsError(`${path}: ${name}.smooth has a factor <= 0`);
+    }
+    layers.push(layer);
+  }
+  return {
+    format,
+    transform: readTransform(path, which, layers, note[`${which}.hadamard`] === "true"),
+    codebooks,
+    tokenScale: note[`${which}.token_scale`] === "true",
+    ...(layerFormats && { layerFormats }),
+    layers,
+    origin: path,
+  };
+}
+
+/** What has a codebook of its own, from the shape of a layer's: [heads, (sub-vectors,) codewords, channels]. */
+function codebooksOf(file: Safetensors, name: string, kvHeads: number): Codebooks {
+  const { shape } = file.info(name), [heads] = shape, unit = heads === 1 ? "layer" : "head";
+  if (heads !== 1 && heads !== kvHeads) {
+    throw new WeightsError(`${file.path}: ${name} has ${heads} heads, 1 or ${kvHeads} are needed`);
+  }
+  return shape.length === 4 ? `${unit} and sub-vector` : unit;
+}
+
+/** The transform that the layers' arrays are of. */
+function readTransform(path: string, which: Side, layers: LayerCalibration[], hadamard: boolean): TransformKind {
+  if (!layers.some((layer) => layer.matrix)) return transformOf(layers.some((layer) => layer.smooth), hadamard);
+  if (hadamard || layers.some((layer) => !layer.matrix || layer.smooth)) {
+    throw new WeightsError(`${path}: ${which} need a matrix in every layer, without smooth factors and Hadamard`);
+  }
+  return "fitted";
+}
+
 function readLayerFormats(path: string, list: string | undefined, layers: number): Format[] | undefined {
   if (list === undefined) return undefined;
-  const formats = list.split(",").map((name) => FORMATS[name]);
-  if (formats.length !== layers || formats.some((format) => !format || format.bits === 16)) {
+  const formats = list.split(",").map(formatOf);
+  const coded = formats.filter((format): format is Format => format !== undefined && format.bits < 16);
+  if (formats.length !== layers || coded.length !== layers) {
     throw new WeightsError(`${path}: formats of layers are "${list}"; ${layers} of ${Object.keys(FORMATS)} are needed`);
   }
-  return formats;
+  return coded;
 }
 
 function read(file: Safetensors, name: string, dtype: "F16" | "F32", shape: number[]): Float32Array {
@@ -204,17 +219,13 @@ function read(file: Safetensors, name: string, dtype: "F16" | "F32", shape: numb
 }
 
 /** The bf16 side: nothing to calibrate. */
-export function exactSide(): SideCalibration {
-  return {
-    format: FORMATS.bf16,
-    hadamard: false,
-    tokenScale: false,
-    smooth: false,
-    codebookHeads: 1,
-    codebookParts: 1,
-    layers: [],
-    origin: "exact",
-  };
+export function bf16Side(): SideCalibration {
+  return { format: FORMATS.bf16, ...SCHEMES.bf16.keys, layers: [], origin: "exact" };
+}
+
+/** The calibration of a bf16 cache. */
+export function bf16Calibration(): Calibration {
+  return { keys: bf16Side(), values: bf16Side() };
 }
 
 /** The data-free side: the Gaussian codebook of this format for all layers. */
@@ -222,25 +233,20 @@ export function dataFreeSide(format: Format, layers: number): SideCalibration {
   const codebook = gaussianCodebook(format.name);
   return {
     format,
-    hadamard: true,
-    tokenScale: true,
-    smooth: false,
-    codebookHeads: 1,
-    codebookParts: 1,
+    ...SCHEMES["data-free"].keys,
     layers: Array.from({ length: layers }, () => ({ codebook })),
     origin: "data-free",
   };
 }
 
-/** The preset that calibration files of this format and side are named after, or the format itself. */
-function fileNames(config: KvConfig, which: "keys" | "values"): string[] {
-  const format = config[which].name;
-  // Files of the recipe vecinfer+ are for their preset alone.
-  if (PRESETS[config.name]?.plus) return [`${config.name}.vecinfer.safetensors`];
-  const presets = Object.entries(PRESETS).filter(([, preset]) => preset[which] === format && !preset.plus).map((
-    [name],
-  ) => name);
-  return [...new Set([config.name, ...presets, format])].map((name) => `${name}.vecinfer.safetensors`);
+/** The names of the files that may hold a side: those of its preset, of the paper's other presets with this format, and of the format. */
+function fileNames(config: KvConfig, which: Side): string[] {
+  const format = config[which].name, papers = Object.entries(PRESETS).filter(([, { scheme }]) => scheme === "vecinfer");
+  // Files of other schemes are for their preset alone.
+  const others = Object.hasOwn(PRESETS, config.name) && PRESETS[config.name].scheme !== "vecinfer"
+    ? []
+    : [...papers.filter(([, preset]) => preset[which] === format).map(([name]) => name), format];
+  return [...new Set([config.name, ...others])].map((name) => `${name}.vecinfer.safetensors`);
 }
 
 /**
@@ -256,7 +262,7 @@ export function findCalibration(
   if (options.path === "data-free") options = { ...options, path: undefined, folders: [] };
   const sides = SIDES.map((which) => {
     const format = config[which];
-    if (format.bits === 16) return exactSide();
+    if (format.bits === 16) return bf16Side();
     if (options.path) return readCalibration(options.path, fingerprint, shape, { [which]: format })[which]!;
     for (const folder of options.folders) {
       for (const name of fileNames(config, which)) {

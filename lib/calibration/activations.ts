@@ -6,246 +6,168 @@
  */
 
 import { Tensor } from "../tensor.ts";
-import { linear, Transform } from "../ops/ops.ts";
-import { KvCache } from "../cache/cache.ts";
-import { exactSide } from "../cache/calibration.ts";
-import { type CacheShape, kvConfig } from "../cache/format.ts";
+import { Transform } from "../ops/ops.ts";
+import type { CacheShape } from "../cache/bytes.ts";
 import { transformMatrices } from "../cache/matrix.ts";
+import type { Side } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
-import { addImportance, addOuter, importancePositions, type ImportanceSums, importanceWeights } from "./importance.ts";
+import { capture, type Captured, type CaptureOptions, outputMetrics } from "./capture.ts";
+import { mixedMetric } from "./fit.ts";
+import { addOuter, type ImportanceSums, importanceWeights } from "./importance.ts";
 
-/** Options of {@linkcode Activations.capture}. */
-export interface CaptureOptions {
-  /** First positions of each window that are left out, as a cache keeps them exactly. Default 4. */
-  skip?: number;
-  /**
-   * Tokens of context that the keys and queries are to stand for: where windows are shorter, each token is moved to a position anywhere in it.
-   * Default: the longest window's, so that all stay where they are.
-   */
-  context?: number;
-  /** Newest positions that a cache keeps exactly, whose errors `weights` does not count. Default 0. */
-  window?: number;
-  /** Whether {@linkcode Activations.importance} and {@linkcode Activations.weightedMoments} are wanted, which cost time. Default false. */
-  weights?: boolean;
-  /** Called with windows done and in all. */
-  onProgress?: (done: number, total: number) => void;
-  /** Stops between chunks of a layer. */
-  signal?: AbortSignal;
+export type { CaptureOptions } from "./capture.ts";
+
+/** What {@linkcode SideActivations.rows} does to vectors. */
+export interface RowTransform {
+  /** Whether they are multiplied by the Walsh-Hadamard matrix, after the smooth factors. */
+  readonly hadamard?: boolean;
+  /** They are divided by these, [kvHeads, headDim]. */
+  readonly smooth?: Float32Array;
+  /** They are multiplied by these, [kvHeads, headDim, headDim], in place of both. */
+  readonly matrix?: Float32Array;
 }
 
-/**
- * How far tokens of a window move, for them to be spread evenly over the positions from `skip` to `context`: by the golden ratio's sequence, in
- * which any stretch of tokens is even.
- */
-function shifts(begin: number, length: number, skip: number, context: number): Int32Array {
-  const place = (n: number) => skip + Math.floor(n * 0.6180339887498949 % 1 * (context - skip));
-  return Int32Array.from({ length }, (_, i) => place(begin + i) - i);
-}
-
-/** One query row in so many goes into the moments. */
-const QUERY_STEP = 8;
-
-/** Of each layer the sums of W^T W, from the output projection's columns; of a large one every few channels. */
-function outputMetrics(model: Model): Float64Array[] {
-  const { kvHeads, headDim } = model.cacheShape, { hiddenSize, heads } = model.config, group = heads / kvHeads;
-  const q = heads * headDim, step = Math.ceil(hiddenSize / 512), identity = new Float32Array(q * q);
-  for (let i = 0; i < q; i++) identity[i * q + i] = 1;
-  using units = Tensor.from(model.device, identity, [q, q]);
-  using columns = Tensor.empty(model.device, "f32", [q, hiddenSize]);
-  return model.outputs.map((output) => {
-    linear(columns, units, output, { rows: q });
-    const all = columns.read() as Float32Array, sum = new Float64Array(kvHeads * headDim * headDim);
-    const part = new Float32Array(headDim);
-    for (let channel = 0; channel < hiddenSize; channel += step) {
-      for (let head = 0; head < heads; head++) {
-        for (let i = 0; i < headDim; i++) part[i] = all[(head * headDim + i) * hiddenSize + channel];
-        addOuter(sum, Math.floor(head / group) * headDim * headDim, part, 0, headDim);
-      }
-    }
-    return sum;
-  });
-}
-
-/** Keys, values, second moments of the queries and importance weights of a model on some windows of text. */
-export class Activations implements Disposable {
+/** The keys or the values of one layer. */
+export class SideActivations {
+  /** Which of the two. */
+  readonly side: Side;
+  /** The layer. */
+  readonly layer: number;
   /** The model's sizes. */
   readonly shape: CacheShape;
-  /** Tokens kept of each layer. */
-  readonly tokens: number;
-  /** Second moment E[q q^T] over tokens and the query heads of a KV head: [layers][kvHeads, headDim, headDim]. */
-  readonly queryMoments: readonly Float64Array[];
-  /** What an error of the values is worth, the sum of W^T W over the query heads, W a head's part of the output projection: same shape. */
-  readonly outputMetrics: readonly Float64Array[];
-  readonly #stored: readonly Tensor[];
-  readonly #moments: Map<string, Float64Array> = new Map();
-  readonly #importance: readonly ImportanceSums[];
+  readonly #stored: Tensor;
+  readonly #of: LayerActivations;
+  #moments: Float64Array | undefined;
 
-  private constructor(
-    shape: CacheShape,
-    tokens: number,
-    stored: Tensor[],
-    queryMoments: Float64Array[],
-    outputMetrics: Float64Array[],
-    importance: ImportanceSums[],
-  ) {
+  /** @internal Of an {@linkcode Activations}. */
+  constructor(side: Side, layer: number, shape: CacheShape, stored: Tensor, of: LayerActivations) {
+    this.side = side;
+    this.layer = layer;
     this.shape = shape;
-    this.tokens = tokens;
-    this.queryMoments = queryMoments;
-    this.outputMetrics = outputMetrics;
     this.#stored = stored;
-    this.#importance = importance;
+    this.#of = of;
   }
 
-  /** Runs the windows. Throws RangeError where no window is longer than `skip`. */
-  static async capture(
-    model: Model,
-    windows: readonly Int32Array[],
-    options: CaptureOptions = {},
-  ): Promise<Activations> {
-    const { skip = 4, window: newest = 0, weights = false, onProgress, signal } = options,
-      shape = model.cacheShape,
-      { kvHeads, headDim } = shape;
-    const width = 2 * kvHeads * headDim, group = model.config.heads / kvHeads;
-    const tokens = windows.reduce((sum, window) => sum + Math.max(0, window.length - skip), 0);
-    if (tokens === 0) {
-      throw new RangeError(`calibration: no window is longer than the ${skip} first positions left out`);
-    }
-    const stored = Array.from({ length: shape.layers }, () => Tensor.empty(model.device, "f32", [tokens, width]));
-    const moments = stored.map(() => new Float64Array(kvHeads * headDim * headDim));
-    const sums = () => new Float64Array(tokens * kvHeads);
-    const importance = stored.slice(0, weights ? undefined : 0).map((_, layer): ImportanceSums => ({
-      keys: sums(),
-      values: sums(),
-      queries: new Float64Array(moments[layer].length),
-    }));
-    const exact = kvConfig("bf16"), context = Math.max(...windows.map((window) => window.length));
-    const moves = options.context !== undefined && options.context > context;
-    try {
-      using cache = new KvCache(model.device, shape, exact, { keys: exactSide(), values: exactSide() }, { context });
-      let begin = 0, counted = 0;
-      for (const [index, window] of windows.entries()) {
-        const count = window.length - skip;
-        if (count > 0) {
-          using by = moves ? Tensor.from(model.device, shifts(begin, window.length, skip, options.context!)) : null;
-          using sequence = cache.sequence();
-          const asked = importancePositions(window.length);
-          let all = new Float32Array(0), first = 0; // keys and values of the layer, position of the chunk's first query
-          for (
-            const _ of model.prefillParts(null, sequence, window, {
-              signal,
-              observe: (layer, kv) => {
-                const own = stored[layer].rows(begin, count);
-                own.copyFrom(kv.rows(skip, count));
-                if (by) model.rotate(own, by.rows(skip, count), kvHeads);
-                if (weights) all = kv.read();
-                first = 0;
-              },
-              observeQueries: (layer, queries) => {
-                const heads = kvHeads * group, q = queries.read() as Float32Array;
-                let moved = q;
-                if (by) {
-                  using copy = Tensor.from(model.device, q, queries.shape);
-                  model.rotate(copy, by.rows(first, queries.length), heads);
-                  moved = copy.read() as Float32Array;
-                }
-                const sampled = Math.ceil(queries.length / QUERY_STEP), wide = heads * headDim;
-                for (let i = 0; i < sampled; i++) {
-                  for (let head = 0; head < heads; head++) {
-                    const at = i * QUERY_STEP * wide + head * headDim;
-                    addOuter(moments[layer], Math.floor(head / group) * headDim * headDim, moved, at, headDim);
-                  }
-                }
-                if (layer === 0) counted += sampled * group;
-                if (weights) {
-                  const { keys, values, queries: sums } = importance[layer], from = begin * kvHeads;
-                  const own = { keys: keys.subarray(from), values: values.subarray(from), queries: sums };
-                  for (const t of asked) {
-                    if (t < first || t >= first + queries.length) continue;
-                    const row = (all: Float32Array) => all.subarray((t - first) * wide, (t - first + 1) * wide);
-                    addImportance(own, all, row(q), t, { skip, window: newest }, shape, row(moved));
-                  }
-                }
-                first += queries.length;
-              },
-            })
-          ) await new Promise((resolve) => setTimeout(resolve, 0));
-          begin += count;
-        }
-        onProgress?.(index + 1, windows.length);
-        await new Promise((resolve) => setTimeout(resolve, 0));
-        signal?.throwIfAborted();
-      }
-      for (const sum of moments) sum.forEach((value, i) => sum[i] = value / counted);
-      return new Activations(shape, tokens, stored, moments, outputMetrics(model), importance);
-    } catch (error) {
-      for (const tensor of stored) tensor[Symbol.dispose]();
-      throw error;
-    }
-  }
-
-  /**
-   * One side's vectors of a layer after a cache's transform, f32 [tokens, kvHeads, headDim] on the host: divided by `smooth`,
-   * [kvHeads, headDim], where given, then multiplied by the Walsh-Hadamard matrix where asked for; or multiplied by `matrix`, [kvHeads,
-   * headDim, headDim], in their place.
-   */
-  rows(
-    layer: number,
-    which: "keys" | "values",
-    transform: { hadamard?: boolean; smooth?: Float32Array; matrix?: Float32Array } = {},
-  ): Float32Array {
-    const { hadamard = false, smooth, matrix } = transform;
+  /** The vectors, transformed where asked for, f32 [tokens, kvHeads, headDim] on the host. */
+  rows({ hadamard = false, smooth, matrix }: RowTransform = {}): Float32Array {
     const { kvHeads, headDim } = this.shape,
       width = kvHeads * headDim,
-      stored = this.#stored[layer],
+      stored = this.#stored,
       { device } = stored;
-    const rows = stored.columns(which === "keys" ? 0 : width, width).read() as Float32Array;
+    const rows = stored.columns(this.side === "keys" ? 0 : width, width).read() as Float32Array;
     if (hadamard || smooth || matrix) {
       using factors = smooth && Tensor.from(device, smooth, [kvHeads, headDim]);
       using matrices = matrix && Tensor.from(device, transformMatrices(matrix, headDim), [3, matrix.length]);
       using transform = new Transform(device, { kvHeads, headDim, smooth: factors, matrices, hadamard });
-      using part = Tensor.from(device, rows, [this.tokens, width]);
+      using part = Tensor.from(device, rows, [stored.length, width]);
       transform.apply(part, part, "forward", { heads: kvHeads });
       part.read(rows);
     }
     return rows;
   }
 
-  /** Second moment E[x^T x] of one side's vectors of a layer over the tokens, [kvHeads, headDim, headDim]; computed once. */
-  moments(layer: number, which: "keys" | "values"): Float64Array {
-    const name = `${which} ${layer}`, known = this.#moments.get(name);
-    if (known) return known;
-    const { kvHeads, headDim } = this.shape, rows = this.rows(layer, which), count = rows.length / (kvHeads * headDim);
+  /** Second moment E[x^T x] of the vectors over the tokens, f64 [kvHeads, headDim, headDim]; computed once. */
+  moments(): Float64Array {
+    if (this.#moments) return this.#moments;
+    const { kvHeads, headDim } = this.shape, rows = this.rows(), count = rows.length / (kvHeads * headDim);
     const sum = new Float64Array(kvHeads * headDim * headDim);
     for (let at = 0; at < rows.length; at += headDim) {
       addOuter(sum, at / headDim % kvHeads * headDim * headDim, rows, at, headDim, 1 / count);
     }
-    this.#moments.set(name, sum);
-    return sum;
+    return this.#moments = sum;
   }
 
   /**
-   * Sum of w q^T q over the queries that {@linkcode importance} looks at, w what a unit of error in the scores of coded tokens costs the
-   * query's output: [kvHeads, headDim, headDim]. Throws RangeError where it was captured without `weights`.
+   * What an error costs in one KV head, f64 [headDim, headDim]: of keys what it does to the products with the queries, half by the
+   * queries' second moment and half by that of the queries that coded tokens count for; of values its square after the output projection.
+   * Of keys it throws RangeError where importance was not captured.
    */
-  weightedMoments(layer: number): Float64Array {
-    return this.#sums(layer).queries;
+  metric(head: number): Float64Array {
+    const { headDim } = this.shape, size = headDim * headDim, layer = this.#of;
+    const own = (all: Float64Array) => all.subarray(head * size, (head + 1) * size);
+    if (this.side === "values") return own(layer.outputMetric);
+    return mixedMetric(own(layer.queryMoments), own(layer.weightedMoments()), headDim);
   }
 
-  #sums(layer: number): ImportanceSums {
-    if (this.#importance.length === 0) {
-      throw new RangeError("activations: importance was not captured; capture with `weights: true`");
+  /**
+   * How much an error of each vector counts, f32 [tokens, kvHeads]: for keys the sum of p_t^2 |v_t - o|^2, for values of p_t^2, over the
+   * query heads and 64 positions of each passage (all, where it has fewer) that it is not among the newest of, p the attention's
+   * probabilities and o its output. In parts of the mean, and at least a hundredth of it. Throws RangeError where importance was not
+   * captured.
+   */
+  importance(): Float32Array {
+    return importanceWeights(this.#of.sums()[this.side]);
+  }
+}
+
+/** What attention sees in one layer. */
+export class LayerActivations {
+  /** Keys after RoPE. */
+  readonly keys: SideActivations;
+  /** Values. */
+  readonly values: SideActivations;
+  /** Second moment E[q q^T] over tokens and the query heads of a KV head: [kvHeads, headDim, headDim]. */
+  readonly queryMoments: Float64Array;
+  /** What an error of the values is worth, the sum of W^T W over the query heads, W a head's part of the output projection: same shape. */
+  readonly outputMetric: Float64Array;
+  readonly #importance: ImportanceSums | undefined;
+
+  /** @internal Of an {@linkcode Activations}. */
+  constructor(shape: CacheShape, layer: number, captured: Captured, outputMetric: Float64Array) {
+    this.keys = new SideActivations("keys", layer, shape, captured.stored[layer], this);
+    this.values = new SideActivations("values", layer, shape, captured.stored[layer], this);
+    this.queryMoments = captured.queryMoments[layer];
+    this.outputMetric = outputMetric;
+    this.#importance = captured.importance[layer];
+  }
+
+  /**
+   * Sum of w q^T q over the queries that importance looks at, w what a unit of error in the scores of coded tokens costs the query's output:
+   * [kvHeads, headDim, headDim]. Throws RangeError where importance was not captured.
+   */
+  weightedMoments(): Float64Array {
+    return this.sums().queries;
+  }
+
+  /** @internal The one place that misses what was not captured. */
+  sums(): ImportanceSums {
+    if (this.#importance) return this.#importance;
+    throw new RangeError("activations: importance was not captured; capture with `importance: true`");
+  }
+}
+
+/** Keys, values, second moments of the queries and importance of a model on some passages of text. */
+export class Activations implements Disposable {
+  /** The model's sizes. */
+  readonly shape: CacheShape;
+  /** Tokens kept of each layer. */
+  readonly tokens: number;
+  /** One entry a layer. */
+  readonly layers: readonly LayerActivations[];
+  readonly #stored: readonly Tensor[];
+
+  private constructor(model: Model, captured: Captured) {
+    this.shape = model.cacheShape;
+    this.tokens = captured.tokens;
+    this.#stored = captured.stored;
+    this.layers = outputMetrics(model).map((metric, layer) =>
+      new LayerActivations(this.shape, layer, captured, metric)
+    );
+  }
+
+  /** Runs the passages. Throws RangeError where none is longer than `skip`. */
+  static async capture(
+    model: Model,
+    passages: readonly Int32Array[],
+    options: CaptureOptions = {},
+  ): Promise<Activations> {
+    const captured = await capture(model, passages, options);
+    try {
+      return new Activations(model, captured);
+    } catch (error) {
+      for (const tensor of captured.stored) tensor[Symbol.dispose]();
+      throw error;
     }
-    return this.#importance[layer];
-  }
-
-  /**
-   * How much an error of one side's vectors of a layer counts, f32 [tokens, kvHeads]: for keys the sum of p_t^2 |v_t - o|^2, for
-   * values of p_t^2, over the query heads and 64 positions of each window (all, where it has fewer) that it is not among the newest of, p the attention's
-   * probabilities and o its output. In parts of the mean, and at least a hundredth of it. Throws RangeError where it was
-   * captured without `weights`.
-   */
-  importance(layer: number, which: "keys" | "values"): Float32Array {
-    return importanceWeights(this.#sums(layer)[which]);
   }
 
   /** Frees the memory. */

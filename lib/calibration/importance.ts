@@ -9,15 +9,15 @@
  * @module
  */
 
-import type { CacheShape } from "../cache/format.ts";
+import type { CacheShape } from "../cache/bytes.ts";
 
-/** Queries of a window that importance is estimated from. */
+/** Queries of a passage that importance is estimated from. */
 const QUERIES = 64;
 
 /** The least importance, in parts of the mean: no token is left to chance because few queries were looked at. */
 const FLOOR = 0.01;
 
-/** Probabilities below it are taken for 0: most are, and the 4096 of a window together move an output by less than a hundredth. */
+/** Probabilities below it are taken for 0: most are, and the 4096 of a passage together move an output by less than a hundredth. */
 const NEGLIGIBLE = 1e-6;
 
 /** Sums over queries. */
@@ -70,14 +70,14 @@ function squaredDistance(a: Float32Array, i: number, b: Float64Array, n: number)
   return s + t + (u + v);
 }
 
-/** The positions of a window of `length` tokens whose queries are looked at: all, or QUERIES of them evenly spread. */
+/** The positions of a passage of `length` tokens whose queries are looked at: all, or QUERIES of them evenly spread. */
 export function importancePositions(length: number): number[] {
   const queries = Math.min(QUERIES, length);
   return Array.from({ length: queries }, (_, i) => Math.floor((i + 0.5) * length / queries));
 }
 
 /**
- * Adds what the query at position `t` of a window says, over its heads: `q` is [heads, headDim], `kv` the window's keys and values
+ * Adds what the query at position `t` of a passage says, over its heads: `q` is [heads, headDim], `kv` the passage's keys and values
  * [length, 2, kvHeads, headDim]. The first of `sums` is the token at position `skip`; those before it are seen but not counted, and
  * so are the newest `window` tokens. The moments are those of `moved`, where the query is to stand for another position.
  */

@@ -6,8 +6,10 @@
  */
 
 import { KvCache } from "../cache/cache.ts";
-import { type Calibration, exactSide } from "../cache/calibration.ts";
-import { type CacheShape, type Format, FORMATS, kvConfig } from "../cache/format.ts";
+import type { CacheShape } from "../cache/bytes.ts";
+import { bf16Calibration, type Calibration } from "../cache/calibration.ts";
+import { type CodedFormatName, type Format, FORMATS } from "../cache/format.ts";
+import { kvConfig, type Side, SIDES } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
 import { evaluate } from "./quality.ts";
 
@@ -30,26 +32,24 @@ export interface SensitivityOptions {
 /** Caches that are evaluated side by side. */
 const AT_ONCE = 8;
 
-/** Measures every layer's keys and values with the codes of `calibration`, by teacher forcing on `windows`. */
+/** Measures every layer's keys and values with the codes of `calibration`, by teacher forcing on `passages`. */
 export async function sensitivity(
   model: Model,
   calibration: Calibration,
-  windows: readonly Int32Array[],
+  passages: readonly Int32Array[],
   options: SensitivityOptions = {},
 ): Promise<Sensitivity> {
   const shape = model.cacheShape, { layers } = shape, exact = FORMATS.bf16;
-  const context = Math.max(...windows.map((window) => window.length));
+  const context = Math.max(...passages.map(({ length }) => length));
   const out = { keys: new Array<number>(layers).fill(0), values: new Array<number>(layers).fill(0) };
   const config = kvConfig({ keys: calibration.keys.format.name, values: calibration.values.format.name });
-  const cases = (["keys", "values"] as const).flatMap((which) => out[which].map((_, layer) => ({ which, layer })));
-  using reference = new KvCache(model.device, shape, kvConfig("bf16"), { keys: exactSide(), values: exactSide() }, {
-    context,
-  });
+  const cases = SIDES.flatMap((which) => out[which].map((_, layer) => ({ which, layer })));
+  using reference = new KvCache(model.device, shape, kvConfig("bf16"), bf16Calibration(), { context });
   for (let begin = 0; begin < cases.length; begin += AT_ONCE) {
     using owned = new DisposableStack();
     const batch = cases.slice(begin, begin + AT_ONCE);
     const caches = batch.map(({ which, layer }) => {
-      const only = (side: "keys" | "values") => ({
+      const only = (side: Side) => ({
         ...calibration[side],
         layerFormats: Array.from(
           { length: layers },
@@ -59,7 +59,7 @@ export async function sensitivity(
       const alone = { keys: only("keys"), values: only("values") };
       return owned.use(new KvCache(model.device, shape, config, alone, { context }));
     });
-    const qualities = await evaluate(model, reference, caches, windows, { signal: options.signal });
+    const qualities = await evaluate(model, reference, caches, passages, { signal: options.signal });
     batch.forEach(({ which, layer }, i) => out[which][layer] = Math.max(0, qualities[i + 1].kl));
     options.onProgress?.(Math.min(cases.length, begin + AT_ONCE), cases.length);
   }
@@ -70,7 +70,7 @@ export async function sensitivity(
  * Mean squared error of a format on N(0,1) after its own codebook, a channel: what a layer's KL is taken to be
  * proportional to.
  */
-export const DISTORTION: Readonly<Record<string, number>> = {
+export const DISTORTION: Readonly<Record<CodedFormatName, number>> = {
   d8b8: 0.324,
   d8b12: 0.172,
   d4b6: 0.186,
@@ -80,6 +80,11 @@ export const DISTORTION: Readonly<Record<string, number>> = {
   d2b8: 0.0079,
 };
 
+function distortion({ name }: Format): number {
+  if (!Object.hasOwn(DISTORTION, name)) throw new RangeError(`there is no distortion of ${name}`);
+  return DISTORTION[name as CodedFormatName];
+}
+
 /** The codes' bits a channel. */
 function rate(format: Format): number {
   return format.bits / format.subDim;
@@ -87,12 +92,12 @@ function rate(format: Format): number {
 
 /** The formats on the lower convex hull of distortion against rate, in the order of their rates. */
 function convexHull(choices: readonly Format[]): Format[] {
-  const ladder = [...choices].sort((a, b) => rate(a) - rate(b) || DISTORTION[b.name] - DISTORTION[a.name]);
+  const ladder = [...choices].sort((a, b) => rate(a) - rate(b) || distortion(b) - distortion(a));
   const hull: Format[] = [];
   for (const format of ladder) {
-    if (hull.length > 0 && DISTORTION[hull.at(-1)!.name] <= DISTORTION[format.name]) continue;
+    if (hull.length > 0 && distortion(hull.at(-1)!) <= distortion(format)) continue;
     if (hull.length > 0 && rate(hull.at(-1)!) === rate(format)) hull.pop();
-    const slope = (a: Format, b: Format) => (DISTORTION[a.name] - DISTORTION[b.name]) / (rate(b) - rate(a));
+    const slope = (a: Format, b: Format) => (distortion(a) - distortion(b)) / (rate(b) - rate(a));
     while (hull.length > 1 && slope(hull.at(-2)!, hull.at(-1)!) <= slope(hull.at(-1)!, format)) hull.pop();
     hull.push(format);
   }
@@ -115,14 +120,14 @@ export function allocate(
   const level = { keys: new Array<number>(shape.layers).fill(0), values: new Array<number>(shape.layers).fill(0) };
   let left = 2 * (bits - rate(hull[0])) * shape.layers;
   for (;;) {
-    let best: { which: "keys" | "values"; layer: number; gain: number; cost: number } | undefined;
-    for (const which of ["keys", "values"] as const) {
+    let best: { which: Side; layer: number; gain: number; cost: number } | undefined;
+    for (const which of SIDES) {
       level[which].forEach((now, layer) => {
         const next = hull[now + 1];
         if (!next) return;
         const cost = rate(next) - rate(hull[now]);
-        const fall = DISTORTION[hull[now].name] - DISTORTION[next.name];
-        const gain = measured[which][layer] / DISTORTION[at.name] * fall / cost;
+        const fall = distortion(hull[now]) - distortion(next);
+        const gain = measured[which][layer] / distortion(at) * fall / cost;
         if (cost <= left + 1e-9 && (!best || gain > best.gain)) best = { which, layer, gain, cost };
       });
     }

@@ -5,58 +5,58 @@
  */
 
 import type { Calibration, LayerCalibration, SideCalibration } from "../cache/calibration.ts";
-import { type CacheShape, type Format, FORMATS, type KvConfig, layerFormat, PRESETS } from "../cache/format.ts";
+import type { CacheShape } from "../cache/bytes.ts";
+import { type Format, FORMATS } from "../cache/format.ts";
 import { gaussianCodebook } from "../cache/gaussian.ts";
 import { hadamard } from "../cache/matrix.ts";
+import { codebookCounts, type KvConfig, layerFormat, presetScheme, type Scheme, type Side } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
 import { syntheticPrompt } from "../models/synthetic.ts";
-import { calibrate, LAYER_FORMATS } from "./calibrate.ts";
+import { calibrate, isFitted, LAYER_FORMATS } from "./calibrate.ts";
 import { allocate } from "./sensitivity.ts";
 
 /**
- * A calibration for `config` of a synthetic model; `origin` says so. By the paper's recipe it is trained on keys and values that the
- * model makes of 2048 random tokens. For presets of `vecinfer+` it is drawn, as fitting takes minutes and what is fitted to random
+ * A calibration for `config` of a synthetic model; `origin` says so. By the paper's scheme it is trained on keys and values that the
+ * model makes of 2048 random tokens. For fitted transforms it is drawn, as fitting takes minutes and what is fitted to random
  * weights is no better: the Hadamard matrix stands in for fitted ones, dense as they are, codebooks are data-free ones, one
  * a KV head, and formats a layer come from {@linkcode syntheticSensitivity}. So it costs the time and memory of a fitted one.
  */
 export async function syntheticCalibration(model: Model, config: KvConfig, signal?: AbortSignal): Promise<Calibration> {
-  if (PRESETS[config.name]?.plus) return drawn(model.cacheShape, config);
+  const scheme = presetScheme(config.name);
+  if (isFitted(scheme)) return drawn(model.cacheShape, config, scheme);
   const prompt = syntheticPrompt(model.config, 2048);
-  const { keys, values } = await calibrate(model, config, [prompt], { samples: 65536, iterations: 8 }, { signal });
+  const { keys, values } = await calibrate(model, config, [prompt], scheme, {
+    samples: 65536,
+    iterations: 8,
+    signal,
+  });
   for (const side of [keys, values]) if (side.format.bits < 16) side.origin = "synthetic activations";
   return { keys, values };
 }
 
-function drawn(shape: CacheShape, config: KvConfig): Calibration {
-  const { kvHeads, headDim, layers } = shape, { layerBits } = PRESETS[config.name];
-  const formats = layerBits === undefined
+function drawn(shape: CacheShape, config: KvConfig, scheme: Scheme): Calibration {
+  const { kvHeads, headDim, layers } = shape;
+  const formats = scheme.bits === undefined
     ? undefined
-    : allocate(shape, syntheticSensitivity(layers), FORMATS.d4b8, layerBits, LAYER_FORMATS);
+    : allocate(shape, syntheticSensitivity(layers), FORMATS.d4b8, scheme.bits, LAYER_FORMATS);
   const matrix = new Float32Array(kvHeads * headDim * headDim), dense = hadamard(headDim);
   for (let head = 0; head < kvHeads; head++) matrix.set(dense, head * dense.length);
-  const codebookOf = (format: Format) => {
-    const one = gaussianCodebook(format.name), all = new Float32Array(kvHeads * one.length);
-    for (let head = 0; head < kvHeads; head++) all.set(one, head * one.length);
-    return all;
-  };
-  const side = (which: "keys" | "values"): SideCalibration => {
+  const side = (which: Side): SideCalibration => {
     const layerFormats = formats?.[which], codebooks = new Map<Format, Float32Array>();
-    const scheme = {
-      format: config[which],
-      hadamard: false,
-      tokenScale: false,
-      smooth: false,
-      fitted: true,
-      codebookHeads: kvHeads,
-      codebookParts: 1,
-      ...(layerFormats && { layerFormats }),
+    const own = { ...scheme[which], ...(layerFormats && { layerFormats }) };
+    const codebookOf = (format: Format) => {
+      const one = gaussianCodebook(format.name), { heads } = codebookCounts(own.codebooks, shape, format);
+      const all = new Float32Array(heads * one.length);
+      for (let head = 0; head < heads; head++) all.set(one, head * one.length);
+      return all;
     };
     const layer = (_: unknown, index: number): LayerCalibration => {
-      const format = layerFormat(scheme, config[which], index);
+      const format = layerFormat(own, config[which], index);
       if (!codebooks.has(format)) codebooks.set(format, codebookOf(format));
       return { codebook: codebooks.get(format)!, matrix };
     };
-    return { ...scheme, layers: Array.from({ length: layers }, layer), origin: "synthetic, drawn" };
+    const origin = "synthetic, drawn";
+    return { format: config[which], ...own, layers: Array.from({ length: layers }, layer), origin };
   };
   return { keys: side("keys"), values: side("values") };
 }

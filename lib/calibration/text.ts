@@ -1,5 +1,5 @@
 /**
- * Text to token windows, for calibration and evaluation.
+ * Text to passages of tokens, for calibration and evaluation.
  *
  * @module
  */
@@ -27,10 +27,10 @@ export function readText(path: string): string {
 }
 
 /**
- * Cuts a text into windows of `length` tokens: documents are split at U+001E, each encoded with its begin token, the ids
- * joined, and the first `count` windows taken. Throws RangeError where the text is too short.
+ * Cuts a text into passages of `length` tokens: documents are split at U+001E, each encoded with its begin token, the ids
+ * joined, and the first `count` passages taken. Throws RangeError where the text is too short.
  */
-export function textWindows(tokenizer: Tokenizer, text: string, length: number, count: number): Int32Array[] {
+export function textPassages(tokenizer: Tokenizer, text: string, length: number, count: number): Int32Array[] {
   const ids: number[] = [];
   for (const document of text.split(DOCUMENT_SEPARATOR)) {
     for (const id of tokenizer.encode(document)) ids.push(id);

@@ -9,17 +9,18 @@ import { attention } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Model } from "../models/model.ts";
 import { type EvaluateOptions, stepRows } from "../calibration/quality.ts";
+import { settle } from "./reference.ts";
 
 /**
  * The relative error of attention's output of each layer, sqrt(sum |o - o_exact|^2 / sum |o_exact|^2) over all tokens of
- * the windows: each cache gets the same queries, keys and values, those of the model with the bf16 cache `reference`.
+ * the passages: each cache gets the same queries, keys and values, those of the model with the bf16 cache `reference`.
  * Returns [cache][layer].
  */
 export async function attentionErrors(
   model: Model,
   reference: KvCache,
   caches: readonly KvCache[],
-  windows: readonly Int32Array[],
+  passages: readonly Int32Array[],
   options: EvaluateOptions = {},
 ): Promise<number[][]> {
   const { device } = model, { heads, layers } = model.config, rows = stepRows(device, [reference, ...caches]);
@@ -27,16 +28,16 @@ export async function attentionErrors(
   using out = Tensor.empty(device, "f32", [rows, heads * model.config.headDim]);
   using slots = Tensor.zeros(device, "i32", [rows]);
   const errors = caches.map(() => new Float64Array(layers)), norms = new Float64Array(layers);
-  const total = windows.reduce((sum, window) => sum + window.length, 0);
+  const total = passages.reduce((sum, { length }) => sum + length, 0);
   let done = 0;
-  for (const window of windows) {
+  for (const passage of passages) {
     using exact = reference.sequence();
     using owned = new DisposableStack();
     const sequences = caches.map((cache) => owned.use(cache.sequence()));
     step.slots.write(new Int32Array(rows).fill(exact.slot));
-    for (let begin = 0; begin < window.length; begin += rows) {
-      const count = Math.min(rows, window.length - begin);
-      step.ids.write(window.subarray(begin, begin + count));
+    for (let begin = 0; begin < passage.length; begin += rows) {
+      const count = Math.min(rows, passage.length - begin);
+      step.ids.write(passage.subarray(begin, begin + count));
       step.positions.write(Int32Array.from({ length: count }, (_, i) => begin + i));
       for (const sequence of [exact, ...sequences]) sequence.extend(count);
       model.forwardObserved(step, reference, count, (layer) => {
@@ -57,7 +58,7 @@ export async function attentionErrors(
           errors[c][layer] += found.reduce((sum, x, i) => sum + (x - expected[i]) ** 2, 0);
         });
       });
-      caches.forEach((cache, c) => cache.settle(sequences[c]));
+      caches.forEach((cache, c) => settle(cache, sequences[c], begin));
       options.onProgress?.(done += count, total);
       await new Promise((resolve) => setTimeout(resolve, 0));
       options.signal?.throwIfAborted();

@@ -9,7 +9,7 @@
  */
 
 import type { ReferenceMethod } from "./method.ts";
-import { settingsOf } from "./setting.ts";
+import { settingsOf } from "./settings.ts";
 
 /** Tokens that are merged among themselves. */
 const CHUNK = 64;

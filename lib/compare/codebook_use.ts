@@ -7,12 +7,13 @@
 import { Tensor } from "../tensor.ts";
 import { codebookAssign, type Quantizer } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
+import { type Side, SIDES } from "../cache/scheme.ts";
 import type { Activations } from "../calibration/activations.ts";
 
 /** Codewords of one side of one layer. */
 export interface CodebookUse {
   /** Keys or values. */
-  side: "keys" | "values";
+  side: Side;
   /** Of the model. */
   layer: number;
   /** Bits of a code. */
@@ -51,7 +52,7 @@ function channelMaxima(rows: Float32Array, width: number): number[] {
 export function keyOutliers(cache: KvCache, activations: Activations): KeyOutliers[] {
   const { layers, kvHeads, headDim } = cache.shape, width = kvHeads * headDim;
   return Array.from({ length: layers }, (_, layer) => {
-    const keys = activations.rows(layer, "keys");
+    const keys = activations.layers[layer].keys.rows();
     return {
       layer,
       before: channelMaxima(keys, width),
@@ -63,11 +64,11 @@ export function keyOutliers(cache: KvCache, activations: Activations): KeyOutlie
 /** How the codebooks of a product quantizer's cache are used for a text. Sides without codebooks are left out. */
 export function codebookUse(cache: KvCache, activations: Activations): CodebookUse[] {
   const out: CodebookUse[] = [];
-  for (const [s, side] of (["keys", "values"] as const).entries()) {
+  for (const [s, side] of SIDES.entries()) {
     for (let layer = 0; layer < cache.shape.layers; layer++) {
       const quantizer = cache.quantizers(layer)[s], { codebookHeads, codebookParts, bits, subDim, headDim } = quantizer;
       if (codebookHeads === 0) continue;
-      const rows = transformed(quantizer, activations.rows(layer, side));
+      const rows = transformed(quantizer, activations.layers[layer][side].rows());
       const words = 2 ** bits, books = codebookHeads * codebookParts;
       if (cache.calibration[side].tokenScale) normalize(rows, headDim);
       using codebooks = Tensor.empty(quantizer.device, "f32", [books * words, subDim]);

@@ -7,6 +7,7 @@
 import type { KvCache } from "../cache/cache.ts";
 import type { Model } from "../models/model.ts";
 import type { EvaluateOptions } from "../calibration/quality.ts";
+import { settle } from "./reference.ts";
 
 /** Drift of one cache, of one prompt. */
 export interface Drift {
@@ -27,7 +28,7 @@ export async function greedy(
   using sequence = cache.sequence();
   using step = model.step(1);
   model.prefill(step.logits, sequence, prompt, { signal });
-  cache.settle(sequence);
+  settle(cache, sequence, 0);
   step.slots.write(Int32Array.of(sequence.slot));
   const out = [argmax(step.logits.read<Float32Array>())];
   while (out.length < count) {
@@ -35,7 +36,7 @@ export async function greedy(
     step.positions.write(Int32Array.of(sequence.length));
     sequence.extend(1);
     model.forward(step, cache, 1);
-    cache.settle(sequence);
+    settle(cache, sequence, sequence.length - 1);
     out.push(argmax(step.logits.read<Float32Array>()));
     if (out.length % 16 === 0) await new Promise((resolve) => setTimeout(resolve, 0));
     signal?.throwIfAborted();

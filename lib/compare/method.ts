@@ -1,6 +1,6 @@
 /**
- * The neighbouring systems as selectable schemes, all behind one interface: what is kept of keys and values, and what
- * it costs in bytes. A method runs on one of two paths:
+ * What a method is: a scheme, or a reference coder, that is compared with others. A method says what is kept of keys and values, and what
+ * it costs in bytes. It runs on one of two paths:
  *
  * - "fused": product quantizers. They become a calibration (transforms and codebooks), and attention reads their codes.
  * - "reference": all others. Their pages hold the rows that the method would give back, as bf16, so that attention
@@ -9,11 +9,8 @@
  * @module
  */
 
-import { clustering } from "./clustering.ts";
-import type { CacheShape } from "../cache/format.ts";
-import { calibrated, coupled, dataFree, million, type ProductMethod, vecinfer, vecinferPlus } from "./product.ts";
-import { kivi, ott } from "./scalar.ts";
-import { turboquant } from "./turboquant.ts";
+import type { CacheShape } from "../cache/bytes.ts";
+import type { ExactTokens, SchemeName } from "../cache/scheme.ts";
 
 /** What every method tells of itself. */
 export interface MethodInfo {
@@ -37,14 +34,6 @@ export interface TokenGroup {
   readonly values: Float32Array;
 }
 
-/** How many tokens of a sequence are kept in bf16 whatever the method. */
-export interface ExactTokens {
-  /** First positions. */
-  readonly sinks: number;
-  /** Newest positions. */
-  readonly window: number;
-}
-
 /** A method on the reference path. */
 export interface ReferenceMethod extends MethodInfo {
   /** Its path. */
@@ -60,33 +49,13 @@ export interface ReferenceMethod extends MethodInfo {
   bytes(shape: CacheShape, tokens: number, exact: ExactTokens): number;
 }
 
+/** A product quantizer, at whatever formats the cache has. */
+export interface ProductMethod extends MethodInfo {
+  /** Its path. */
+  readonly path: "fused";
+  /** The scheme that is trained, or "data-free", which needs no training; "file": what the model comes with. */
+  readonly scheme: SchemeName | "file";
+}
+
 /** Any method. */
 export type Method = ProductMethod | ReferenceMethod;
-
-/** Makes a method from the settings behind its name; throws RangeError that names what it takes. */
-type Factory = (settings: string) => Method;
-
-const factories: Readonly<Record<string, Factory>> = {
-  calibrated,
-  "data-free": dataFree,
-  vecinfer,
-  "vecinfer+": vecinferPlus,
-  million,
-  cq: coupled,
-  kivi,
-  ott,
-  turboquant,
-  clustering,
-};
-
-/** The names that {@linkcode methodOf} knows, without settings. */
-export const METHODS: readonly string[] = Object.keys(factories);
-
-/** The method of a name with settings, such as `kivi` or `kivi:g32`. Throws RangeError that names what is unknown. */
-export function methodOf(name: string): Method {
-  const [base, ...settings] = name.split(":");
-  if (!Object.hasOwn(factories, base)) {
-    throw new RangeError(`method "${base}" is unknown; methods are ${METHODS.join(", ")}`);
-  }
-  return factories[base](settings.join(":"));
-}

@@ -6,11 +6,12 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import type { KvLayer } from "../ops/ops.ts";
-import { type CacheOptions, KvCache, type Sequence } from "../cache/cache.ts";
-import { exactSide } from "../cache/calibration.ts";
-import { type CacheShape, type KvConfig, kvConfig, RING_SURPLUS } from "../cache/format.ts";
-import type { ExactTokens, ReferenceMethod, TokenGroup } from "./method.ts";
+import { type CacheOptions, KvCache } from "../cache/cache.ts";
+import type { CacheShape } from "../cache/bytes.ts";
+import { bf16Calibration } from "../cache/calibration.ts";
+import { type ExactTokens, type KvConfig, kvConfig, RING_SURPLUS } from "../cache/scheme.ts";
+import type { Sequence } from "../cache/sequence.ts";
+import type { ReferenceMethod, TokenGroup } from "./method.ts";
 
 /**
  * A cache of a {@linkcode ReferenceMethod}. Tokens are stored exactly, as in any cache; `settle` then replaces those of
@@ -21,17 +22,17 @@ import type { ExactTokens, ReferenceMethod, TokenGroup } from "./method.ts";
 export class ReferenceCache extends KvCache {
   /** What reconstructs the tokens. */
   readonly method: ReferenceMethod;
-  readonly #pages: KvLayer[];
   /** By layer. */
   readonly #reconstruct: WeakMap<Sequence, ((group: TokenGroup) => void)[]> = new WeakMap();
+  readonly #device: Device;
 
   /** Allocates a cache. */
   constructor(device: Device, shape: CacheShape, method: ReferenceMethod, exact: ExactTokens, options: CacheOptions) {
-    const { sinks, window } = exact, exactConfig = kvConfig("bf16");
-    const config: KvConfig = { ...exactConfig, name: method.name, sinks, window, recent: window + RING_SURPLUS };
-    super(device, shape, config, { keys: exactSide(), values: exactSide() }, options);
+    const { sinks, window } = exact, bf16 = kvConfig("bf16");
+    const config: KvConfig = { ...bf16, name: method.name, sinks, window, recent: window + RING_SURPLUS };
+    super(device, shape, config, bf16Calibration(), options);
     this.method = method;
-    this.#pages = Array.from({ length: shape.layers }, (_, layer) => this.bindPages(layer));
+    this.#device = device;
   }
 
   /** Bytes that the method keeps of one sequence of `tokens` tokens; not what this cache allocates. */
@@ -39,28 +40,23 @@ export class ReferenceCache extends KvCache {
     return this.method.bytes(this.shape, tokens, this.config);
   }
 
-  /** Reconstructs the groups of a sequence that have become complete. */
-  override settle(sequence: Sequence): void {
-    const { method, shape, config } = this, { group } = method;
-    let reconstruct = this.#reconstruct.get(sequence);
-    if (!reconstruct) {
-      reconstruct = Array.from({ length: shape.layers }, (_, layer) => method.reconstructor(shape, layer));
-      this.#reconstruct.set(sequence, reconstruct);
-    }
-    // After `truncate` to the middle of a group its tokens stay as reconstructed; the group is done again with the new ones.
-    const begin = Math.max(Math.floor(sequence.settled / group) * group, config.sinks);
+  /** Reconstructs the groups of a sequence that are complete with its tokens from position `from` on, which are new. */
+  settle(sequence: Sequence, from: number): void {
+    const { method: { group }, shape, config } = this;
+    // The tokens of a group that `truncate` has cut stay as reconstructed; the group is done again with the new ones.
+    const begin = Math.max(Math.floor(from / group) * group, config.sinks);
     const end = Math.floor(sequence.length / group) * group;
-    sequence.settled = end;
     if (begin >= end) return;
     const count = end - begin, width = shape.kvHeads * shape.headDim;
-    const { device } = this.layers[0];
-    using keyTensor = Tensor.empty(device, "f32", [count, width]);
-    using valueTensor = Tensor.empty(device, "f32", [count, width]);
-    using slots = Tensor.from(device, new Int32Array(count).fill(sequence.slot));
-    using positions = Tensor.from(device, Int32Array.from({ length: count }, (_, i) => begin + i));
-    for (let layer = 0; layer < shape.layers; layer++) {
-      const pages = this.#pages[layer];
-      pages.dequantize(keyTensor, valueTensor, sequence.slot, begin);
+    using keyTensor = Tensor.empty(this.#device, "f32", [count, width]);
+    using valueTensor = Tensor.empty(this.#device, "f32", [count, width]);
+    using slots = Tensor.from(this.#device, new Int32Array(count).fill(sequence.slot));
+    using positions = Tensor.from(this.#device, Int32Array.from({ length: count }, (_, i) => begin + i));
+    const reconstruct = this.#reconstructors(sequence);
+    // What is stored while no position is in the ring goes to the pages alone.
+    sequence.expose(end);
+    for (const [layer, kvLayer] of this.layers.entries()) {
+      kvLayer.dequantize(keyTensor, valueTensor, sequence.slot, begin);
       const keys = keyTensor.read<Float32Array>(), values = valueTensor.read<Float32Array>();
       for (let first = begin; first < end;) {
         const rows = Math.min(end, (Math.floor(first / group) + 1) * group) - first;
@@ -70,7 +66,21 @@ export class ReferenceCache extends KvCache {
       }
       keyTensor.write(keys);
       valueTensor.write(values);
-      pages.quantize(keyTensor, valueTensor, slots, positions);
+      kvLayer.quantize(keyTensor, valueTensor, slots, positions);
     }
+    sequence.expose(sequence.exactFrom);
   }
+
+  #reconstructors(sequence: Sequence): ((group: TokenGroup) => void)[] {
+    const { method, shape } = this, known = this.#reconstruct.get(sequence);
+    if (known) return known;
+    const made = Array.from({ length: shape.layers }, (_, layer) => method.reconstructor(shape, layer));
+    this.#reconstruct.set(sequence, made);
+    return made;
+  }
+}
+
+/** What a {@linkcode ReferenceCache} does after a step, or a prompt, that begins at position `from`; other caches need nothing. */
+export function settle(cache: KvCache, sequence: Sequence, from: number): void {
+  if (cache instanceof ReferenceCache) cache.settle(sequence, from);
 }

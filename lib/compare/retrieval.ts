@@ -9,6 +9,7 @@ import type { Model } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { argmax } from "./drift.ts";
 import type { EvaluateOptions } from "../calibration/quality.ts";
+import { settle } from "./reference.ts";
 
 /** Depths of the fact: 0, 0.1, ... 0.9 of the text. */
 export const DEPTHS: number = 10;
@@ -55,7 +56,7 @@ export async function retrieves(
     for (const [c, cache] of caches.entries()) {
       using sequence = cache.sequence();
       model.prefill(step.logits, sequence, prompt, { signal: options.signal });
-      cache.settle(sequence);
+      settle(cache, sequence, 0);
       const ids = [...question, ...answer.slice(0, -1)], begin = sequence.length;
       step.ids.write(Int32Array.from(ids));
       step.positions.write(Int32Array.from(ids, (_, i) => begin + i));

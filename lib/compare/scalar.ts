@@ -5,9 +5,10 @@
  * @module
  */
 
-import type { CacheShape } from "../cache/format.ts";
-import type { ExactTokens, ReferenceMethod, TokenGroup } from "./method.ts";
-import { settingsOf } from "./setting.ts";
+import type { CacheShape } from "../cache/bytes.ts";
+import type { ExactTokens } from "../cache/scheme.ts";
+import type { ReferenceMethod, TokenGroup } from "./method.ts";
+import { settingsOf } from "./settings.ts";
 
 const GROUPS = [32, 64, 128] as const, BITS = [1, 2, 3, 4, 8] as const;
 

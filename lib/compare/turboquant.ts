@@ -6,7 +6,7 @@
  */
 
 import type { ReferenceMethod } from "./method.ts";
-import { settingsOf } from "./setting.ts";
+import { settingsOf } from "./settings.ts";
 
 const density = (x: number): number => Math.exp(-x * x / 2);
 

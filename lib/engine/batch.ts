@@ -7,7 +7,8 @@
  * @module
  */
 
-import type { KvCache, Sequence } from "../cache/cache.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 import type { Model } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { Answer, type OutputOptions } from "./output.ts";

@@ -5,7 +5,8 @@
  */
 
 import type { Tensor } from "../tensor.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 import type { Model } from "../models/model.ts";
 import { Runner } from "./runner.ts";
 import type { SamplingOptions } from "./sampler.ts";

@@ -6,9 +6,10 @@
 
 import { setImmediate } from "node:timers";
 import { Device } from "../device.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 import { type Calibration, findCalibration } from "../cache/calibration.ts";
-import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/format.ts";
+import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
 import type { Model, OpenOptions } from "../models/model.ts";
 import { syntheticConfig, syntheticModel } from "../models/synthetic.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";

@@ -7,15 +7,9 @@
 import { Device, type DeviceOptions } from "../device.ts";
 import { KvCache } from "../cache/cache.ts";
 import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
-import {
-  cacheBytes,
-  DEFAULT_KV,
-  effectiveBits,
-  type KvConfig,
-  kvConfig,
-  type KvSpec,
-  PAGE_TOKENS,
-} from "../cache/format.ts";
+import { cacheBytes, effectiveBits } from "../cache/bytes.ts";
+import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
+import { PAGE_TOKENS } from "../ops/ops.ts";
 import { type Model, openModel, type OpenOptions } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { isGguf } from "../weights/config.ts";

@@ -11,7 +11,8 @@
 import type { Graph } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { advance, logProbabilities } from "../ops/ops.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
 import type { Model, Step } from "../models/model.ts";
 import { Sampler, type SamplingOptions } from "./sampler.ts";
 

@@ -7,7 +7,7 @@
  * @module
  */
 
-import { PAGE_TOKENS } from "../cache/format.ts";
+import { PAGE_TOKENS } from "../ops/ops.ts";
 import { type PagedCache, PrefixCache, type PrefixSequence } from "./prefix.ts";
 import { type CacheStats, EngineError } from "./request.ts";
 

@@ -4,15 +4,18 @@
  * @module
  */
 
-import type { KvCache, Sequence } from "../cache/cache.ts";
-import { exactSide } from "../cache/calibration.ts";
-import { cacheBytes, type CacheShape, kvConfig, PAGE_TOKENS } from "../cache/format.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
+import { PAGE_TOKENS } from "../ops/ops.ts";
+import { cacheBytes, type CacheShape } from "../cache/bytes.ts";
+import { bf16Calibration } from "../cache/calibration.ts";
+import { kvConfig } from "../cache/scheme.ts";
 import type { CacheStats } from "./request.ts";
 import type { ScheduledRequest, Scheduler } from "./scheduler.ts";
 
 /** Bytes that a bf16 cache would use for so many tokens. */
 export function bf16Bytes(shape: CacheShape, tokens: number): number {
-  return cacheBytes(shape, kvConfig("bf16"), { keys: exactSide(), values: exactSide() }, tokens).total;
+  return cacheBytes(shape, kvConfig("bf16"), bf16Calibration(), tokens).total;
 }
 
 /** Counts what requests and prefix states hold of a cache now. */

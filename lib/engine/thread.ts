@@ -4,7 +4,7 @@
  * @module
  */
 
-import { PAGE_TOKENS } from "../cache/format.ts";
+import { PAGE_TOKENS } from "../ops/ops.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { Batch } from "./batch.ts";
 import { effectiveConfig, type EngineOptions, type EngineSizes, engineSizes, open, type Opened } from "./load.ts";

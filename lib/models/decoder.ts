@@ -8,8 +8,9 @@
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { attention, attentionPrefill, embedding, type KvLayer, linear, rope } from "../ops/ops.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
-import type { CacheShape } from "../cache/format.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
+import type { CacheShape } from "../cache/bytes.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
 import type { AttentionPlan, FeedForwardPlan, ModelPlan } from "./architecture.ts";
 import { type Chunk, type PrefillOptions, type PrefillPlan, prefillPlan, Prompt } from "./prompt.ts";
@@ -168,7 +169,6 @@ export class Decoder implements Disposable {
   /**
    * One step: row r is token `step.ids[r]` at `step.positions[r]` of the sequence in `step.slots[r]`, for which
    * `extend` has made room. Writes `step.logits`. Allocates nothing, reads nothing back, so that it can be recorded.
-   * Between this and the next step `cache.settle` lets a cache that codes tokens in groups do so.
    */
   forward(step: Step, cache: KvCache, rows: number): void {
     const layers = this.#layers, cached = cache.layers;

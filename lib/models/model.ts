@@ -7,8 +7,9 @@
 
 import type { Device } from "../device.ts";
 import type { Tensor } from "../tensor.ts";
-import type { KvCache, Sequence } from "../cache/cache.ts";
-import type { CacheShape } from "../cache/format.ts";
+import type { KvCache } from "../cache/cache.ts";
+import type { Sequence } from "../cache/sequence.ts";
+import type { CacheShape } from "../cache/bytes.ts";
 import { readModelConfig } from "../weights/config.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
 import type { Architecture, ModelPlan } from "./architecture.ts";

@@ -7,36 +7,45 @@
 export * from "./ops.ts";
 export { type RopeConfig, ropeFrequencies } from "../models/rope.ts";
 export type { RopeScaling } from "../weights/model_config.ts";
-export { CacheFullError, type CacheOptions, KvCache, Sequence } from "../cache/cache.ts";
+export { allocatedBytes, type CacheBytes, cacheBytes, type CacheShape, effectiveBits } from "../cache/bytes.ts";
+export { type CacheOptions, KvCache } from "../cache/cache.ts";
 export {
+  bf16Calibration,
+  bf16Side,
   type Calibration,
   dataFreeSide,
   describeCalibration,
-  exactSide,
   findCalibration,
   type LayerCalibration,
   readCalibration,
   type SideCalibration,
   writeCalibration,
 } from "../cache/calibration.ts";
+export { type CodedFormatName, type Format, type FormatName, FORMATS } from "../cache/format.ts";
+export { gaussianCodebook } from "../cache/gaussian.ts";
+export { hadamard, transformMatrices } from "../cache/matrix.ts";
+export { CacheFullError, type PageChange, PagePool } from "../cache/pages.ts";
 export {
-  type CacheBytes,
-  cacheBytes,
-  type CacheShape,
+  type Codebooks,
   DEFAULT_KV,
-  effectiveBits,
-  type Format,
-  FORMATS,
+  type ExactTokens,
   type KvConfig,
   kvConfig,
   type KvSpec,
   layerFormat,
   type Preset,
   PRESETS,
+  presetScheme,
+  type Scheme,
+  type SchemeName,
+  SCHEMES,
+  type Side,
+  SIDES,
   type SideScheme,
-} from "../cache/format.ts";
-export { gaussianCodebook } from "../cache/gaussian.ts";
-export { hadamard, transformMatrices } from "../cache/matrix.ts";
+  type TransformKind,
+  transformOf,
+} from "../cache/scheme.ts";
+export { Sequence, type SequenceCache } from "../cache/sequence.ts";
 export {
   Device,
   type DeviceInfo,

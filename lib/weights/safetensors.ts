@@ -141,7 +141,7 @@ export class Safetensors implements TensorFile {
     return this.#tensors.has(name);
   }
 
-  /** SafetensorsType, shape and size of a tensor. Throws {@link WeightsError} where it is missing. */
+  /** Type, shape and size of a tensor. Throws {@link WeightsError} where it is missing. */
   info(name: string): TensorInfo<SafetensorsType> {
     const { dtype, shape, byteLength } = this.#entry(name);
     return { dtype, shape, byteLength };

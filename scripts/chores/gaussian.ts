@@ -36,7 +36,8 @@ await command({
     using points = Tensor.empty(place, "f32", [count, format.subDim]);
     randomNormal(points, { seed: options.seed });
     const host = points.read() as Float32Array;
-    const codebook = await trainCodebook(place, format, host, undefined, options, { signal });
+    const { iterations, seed } = options;
+    const codebook = await trainCodebook(place, format, host, undefined, { iterations, seed, signal });
     const text = Buffer.from(Float16Array.from(codebook).buffer).toString("base64");
     lines.push(`  ${format.name}: "${text}",`);
     distortion[format.name] = meanSquaredError(host, codebook, format.subDim, 4000);
@@ -53,15 +54,17 @@ await command({
  * @module
  */
 
+import { type CodedFormatName } from "./format.ts";
+
 // deno-fmt-ignore
-const CODEBOOKS: Record<string, string> = {
+const CODEBOOKS: Record<CodedFormatName, string> = {
 ${lines.join("\n")}
 };
 
 /** The Gaussian codebook of a format, [2^bits, subDim]. Throws RangeError for a format without one. */
 export function gaussianCodebook(format: string): Float32Array {
-  const text = CODEBOOKS[format];
-  if (!text) throw new RangeError(\`there is no Gaussian codebook for \${format}\`);
+  if (!Object.hasOwn(CODEBOOKS, format)) throw new RangeError(\`there is no Gaussian codebook for \${format}\`);
+  const text = CODEBOOKS[format as CodedFormatName];
   const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
   return Float32Array.from(new Float16Array(bytes.buffer));
 }

@@ -6,7 +6,7 @@ import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { writeSafetensors } from "../../lib/weights/safetensors.ts";
 import { EMBEDDED_MODEL, loadCalibration, modelFingerprint, openModel, Tokenizer, WeightsError } from "../../mod.ts";
-import { calibrate, MethodCalibrator, methodOf, readText, recipeOf, textWindows } from "../../lib/calibration/mod.ts";
+import { calibrate, MethodCalibrator, methodOf, readText, textPassages } from "../../lib/calibration/mod.ts";
 import {
   cacheBytes,
   type Calibration,
@@ -15,7 +15,9 @@ import {
   kvConfig,
   type LayerCalibration,
   PRESETS,
+  presetScheme,
   readCalibration,
+  type Scheme,
   writeCalibration,
 } from "../../lib/ops/mod.ts";
 import { slow } from "../support/slow.ts";
@@ -38,10 +40,10 @@ test("every preset of the embedded model has a calibration", () => {
   for (const preset of Object.keys(PRESETS).filter((name) => name !== "bf16")) {
     const { keys, values } = readCalibration(file(preset), fingerprint, shape, kvConfig(preset));
     assertEquals([keys!.layers.length, values!.layers.length], [8, 8]);
-    const { plus = false, layerBits } = PRESETS[preset];
-    assertEquals([keys!.hadamard, keys!.smooth, keys!.fitted ?? false], [!plus, !plus, plus]);
-    assertEquals([values!.hadamard, values!.smooth, values!.fitted ?? false], [false, false, plus]);
-    assertEquals(keys!.layerFormats?.length, layerBits === undefined ? undefined : 8);
+    const scheme = presetScheme(preset),
+      of = (side: typeof scheme.keys) => [side.transform, side.codebooks, side.tokenScale];
+    assertEquals([of(keys!), of(values!)], [of(scheme.keys), of(scheme.values)]);
+    assertEquals(keys!.layerFormats?.length, scheme.bits === undefined ? undefined : 8);
   }
 });
 
@@ -116,15 +118,19 @@ test("matrices that are singular, missing in a layer or beside smooth factors, a
 test("calibration is deterministic for a seed, and what is written is what is read", async () => {
   using device = Device.open({ device: "cpu" });
   using model = await openModel(device, folder);
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
     config = kvConfig("vq2");
-  const recipe = { perHead: true, tokenScale: true, valueHadamard: true, iterations: 3, samples: 4000 };
+  const side = { codebooks: "head", tokenScale: true } as const, training = { iterations: 3, samples: 4000 };
+  const scheme: Scheme = {
+    keys: { ...side, transform: "smooth hadamard" },
+    values: { ...side, transform: "hadamard" },
+  };
   const [first, again] = [
-    await calibrate(model, config, windows, recipe),
-    await calibrate(model, config, windows, recipe),
+    await calibrate(model, config, windows, scheme, training),
+    await calibrate(model, config, windows, scheme, training),
   ];
   assertEquals(first, again);
-  const other = await calibrate(model, config, windows, { ...recipe, seed: 1 });
+  const other = await calibrate(model, config, windows, scheme, { ...training, seed: 1 });
   assert(other.keys.layers[0].codebook.some((x, i) => x !== first.keys.layers[0].codebook[i]));
   inFolder((temporary) => {
     const path = join(temporary, "vq2.vecinfer.safetensors");
@@ -132,12 +138,7 @@ test("calibration is deterministic for a seed, and what is written is what is re
     const back = readCalibration(path, fingerprint, shape, config);
     for (const which of ["keys", "values"] as const) {
       const [wrote, read] = [first[which], back[which]!];
-      assertEquals([read.codebookHeads, read.hadamard, read.tokenScale, read.smooth], [
-        2,
-        true,
-        true,
-        which === "keys",
-      ]);
+      assertEquals([read.codebooks, read.transform, read.tokenScale], ["head", scheme[which].transform, true]);
       wrote.layers.forEach((layer, i) => {
         assertEquals(read.layers[i].codebook, Float32Array.from(Float16Array.from(layer.codebook)));
         assertEquals(read.layers[i].smooth, layer.smooth);
@@ -151,7 +152,7 @@ test("codebooks of sub-vectors are read as they were written, and a file with th
 }, async () => {
   using device = Device.open({ device: "cpu" });
   using model = await openModel(device, folder);
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 256, 2),
     config = kvConfig("vq2");
   using calibrator = new MethodCalibrator(model, windows);
   const method = methodOf("cq:plain");
@@ -161,14 +162,14 @@ test("codebooks of sub-vectors are read as they were written, and a file with th
     const path = join(temporary, "vq2.vecinfer.safetensors");
     writeCalibration(path, made, shape, fingerprint);
     const { keys } = readCalibration(path, fingerprint, shape, config);
-    assertEquals([keys!.codebookHeads, keys!.codebookParts], [2, 16]);
+    assertEquals(keys!.codebooks, "head and sub-vector");
     assertEquals(keys!.layers[5].codebook, Float32Array.from(Float16Array.from(made.keys.layers[5].codebook)));
     const half = {
       ...made.keys,
-      codebookParts: 8,
       layers: made.keys.layers.map(({ codebook }) => ({ codebook: codebook.subarray(0, codebook.length / 2) })),
     };
-    writeCalibration(path, { keys: half, values: made.values }, shape, fingerprint);
+    // As a model with half as many channels has them.
+    writeCalibration(path, { keys: half, values: half }, { ...shape, headDim: 32 }, fingerprint);
     assertThrows(
       () => readCalibration(path, fingerprint, shape, config),
       WeightsError,
@@ -180,12 +181,12 @@ test("codebooks of sub-vectors are read as they were written, and a file with th
 test("vecinfer+ spreads its bits over layers, is deterministic, and what is written is what is read", async () => {
   using device = Device.open({ device: "cpu" });
   using model = await openModel(device, folder);
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 160, 2),
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/calib.txt`), 160, 2),
     config = kvConfig("vq2+");
-  const recipe = { ...recipeOf("vecinfer+", 1.95), iterations: 2, samples: 5000 };
-  const progress: number[] = [];
-  const first = await calibrate(model, config, windows, recipe, { onProgress: (done) => progress.push(done) });
-  assertEquals(first, await calibrate(model, config, windows, recipe));
+  const scheme = presetScheme("vq2+"), training = { iterations: 2, samples: 5000 }, progress: number[] = [];
+  const onProgress = (done: number) => progress.push(done);
+  const first = await calibrate(model, config, windows, scheme, { ...training, onProgress });
+  assertEquals(first, await calibrate(model, config, windows, scheme, training));
   assertEquals(progress.at(-1), 32);
   assert(progress.every((done, i) => i === 0 || done >= progress[i - 1]));
   const formats = [...first.keys.layerFormats!, ...first.values.layerFormats!];
@@ -201,7 +202,7 @@ test("vecinfer+ spreads its bits over layers, is deterministic, and what is writ
     for (const which of ["keys", "values"] as const) {
       const [wrote, read] = [first[which], back[which]!];
       assertEquals(read.layerFormats, wrote.layerFormats);
-      assertEquals([read.fitted, read.codebookHeads], [true, 2]);
+      assertEquals([read.transform, read.codebooks], ["fitted", "head"]);
       wrote.layers.forEach((layer, i) => {
         const half = (x: Float32Array | undefined) => x && Float32Array.from(Float16Array.from(x));
         assertEquals(read.layers[i].codebook, half(layer.codebook));
@@ -216,7 +217,8 @@ test("without a file the data-free scheme is taken, side by side where only one 
   using model = await openModel(device, folder);
   const { keys, values } = loadCalibration(folder, model, kvConfig({ keys: "d4b10", values: "vq2" }));
   assertEquals(keys.origin, "data-free");
-  assert(keys.hadamard && keys.tokenScale && values.origin.endsWith("vq2.vecinfer.safetensors"));
+  assertEquals([keys.transform, keys.codebooks, keys.tokenScale], ["hadamard", "model", true]);
+  assert(values.origin.endsWith("vq2.vecinfer.safetensors"));
   assertThrows(
     () => loadCalibration(folder, model, kvConfig("vq2"), "missing.safetensors"),
     WeightsError,

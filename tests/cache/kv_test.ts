@@ -116,14 +116,14 @@ for (const preset of Object.keys(PRESETS)) {
             subDim,
             bits,
             codebooks: codebook && owned.use(Tensor.from(device, codebook, [codebook.length / subDim, subDim])),
-            codebookHeads: side?.codebookHeads,
+            codebookHeads: codebook && codebook.length / subDim / 2 ** bits,
             transform: side && owned.use(
               new Transform(device, {
                 kvHeads: KV_HEADS,
                 headDim: D,
                 smooth: smooth && owned.use(Tensor.from(device, smooth, [KV_HEADS, D])),
                 matrices: matrix && owned.use(Tensor.from(device, transformMatrices(matrix, D), [3, KV_HEADS, D * D])),
-                hadamard: side.hadamard,
+                hadamard: side.transform.endsWith("hadamard"),
               }),
             ),
             tokenScale: side?.tokenScale ?? false,

@@ -1,15 +1,21 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { test } from "node:test";
 import { loadCalibration, type Model } from "../../mod.ts";
-import { Activations, readText, textWindows, train } from "../../lib/calibration/mod.ts";
-import { KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
+import { Activations, readText, textPassages, train } from "../../lib/calibration/mod.ts";
+import { KvCache, kvConfig, type Scheme, SCHEMES, type SideScheme, Tensor } from "../../lib/ops/mod.ts";
 import { ropeFrequencies } from "../../lib/models/rope.ts";
 import { folder, openEmbedded, tokenizer } from "../support/embedded.ts";
 import { assertAllClose } from "../support/close.ts";
 import { dot, logSoftmax, row } from "../support/reference.ts";
 import { slow } from "../support/slow.ts";
 
-const windows = textWindows(tokenizer, readText(`${folder}/calib.txt`), 600, 2);
+const windows = textPassages(tokenizer, readText(`${folder}/calib.txt`), 600, 2);
+
+/** The paper's scheme with a change of both sides. */
+function paperWith(change: Partial<SideScheme>): Scheme {
+  const { keys, values } = SCHEMES.vecinfer;
+  return { keys: { ...keys, ...change }, values: { ...values, ...change } };
+}
 
 /** Widths of the query, of the keys (or values), and of all three in one row. */
 function widths({ config: { heads, kvHeads, headDim } }: Model) {
@@ -58,21 +64,31 @@ test("activations are the keys and values that the model's steps have, without t
       for (const t of [4, 100, 511, 512, 599]) {
         const at = from + (t - 4) * kv;
         const own = found[which].subarray(t * kv, (t + 1) * kv);
-        assertAllClose(all.rows(layer, which).subarray(at, at + kv), own, near, `${which} of ${t} of window ${index}`);
+        assertAllClose(
+          all.layers[layer][which].rows().subarray(at, at + kv),
+          own,
+          near,
+          `${which} of ${t} of window ${index}`,
+        );
       }
     }
   }
-  assertThrows(() => all.importance(0, "keys"), RangeError, "weights: true");
+  assertThrows(() => all.layers[0].keys.importance(), RangeError, "importance: true");
   await assertRejects(() => Activations.capture(model, windows, { skip: 600 }), RangeError, "600 first positions");
 });
 
 test("tokens spread over a context have the same values, and keys and queries of where they stand for", async () => {
   using opened = await openEmbedded();
   const { model } = opened, { kvHeads, headDim } = model.config, layer = 6, width = kvHeads * headDim, context = 2600;
-  using plain = await Activations.capture(model, windows, { weights: true });
-  using spread = await Activations.capture(model, windows, { weights: true, context });
-  assertAllClose(spread.rows(layer, "values"), [...plain.rows(layer, "values")], { absolute: 1e-6 }, "values");
-  const frequencies = ropeFrequencies(model.config), keys = plain.rows(layer, "keys");
+  using plain = await Activations.capture(model, windows, { importance: true });
+  using spread = await Activations.capture(model, windows, { importance: true, context });
+  assertAllClose(
+    spread.layers[layer].values.rows(),
+    [...plain.layers[layer].values.rows()],
+    { absolute: 1e-6 },
+    "values",
+  );
+  const frequencies = ropeFrequencies(model.config), keys = plain.layers[layer].keys.rows();
   const expected = Float64Array.from(keys), counts = new Int32Array(13);
   for (let at = 0; at < keys.length; at += headDim) {
     const window = Math.floor(at / (596 * width)), t = Math.floor(at / width) % 596 + 4;
@@ -86,13 +102,13 @@ test("tokens spread over a context have the same values, and keys and queries of
   }
   const even = keys.length / headDim / counts.length;
   assert(counts.every((count) => Math.abs(count / even - 1) < 0.1), `keys of 200 positions each: ${counts}`);
-  assertAllClose(spread.rows(layer, "keys"), [...expected], { absolute: 5e-3 }, "keys");
+  assertAllClose(spread.layers[layer].keys.rows(), [...expected], { absolute: 5e-3 }, "keys");
   // What a key counts for follows from the window as it is; the moments of the queries turn.
   const total = (x: ArrayLike<number>) => Array.from(x).reduce((sum, value) => sum + value, 0);
-  const [weights, others] = [plain, spread].map((each) => total(each.importance(layer, "keys")));
+  const [weights, others] = [plain, spread].map((each) => total(each.layers[layer].keys.importance()));
   assert(Math.abs(others / weights - 1) < 1e-6, `importance adds up to ${others}, without rotation to ${weights}`);
   const trace = (moments: Float64Array) => moments.reduce((sum, x, i) => i % (headDim + 1) === 0 ? sum + x : sum, 0);
-  const [of, to] = [plain, spread].map((each) => each.queryMoments[layer].subarray(0, headDim * headDim));
+  const [of, to] = [plain, spread].map((each) => each.layers[layer].queryMoments.subarray(0, headDim * headDim));
   assert(Math.abs(trace(to) / trace(of) - 1) < 1e-3, "rotation keeps lengths");
   assert(
     of.some((x, i) => Math.abs(x - to[i]) > 0.05 * trace(of) / headDim),
@@ -159,7 +175,7 @@ test("importance is what a small error of a key or value does to the attention's
   const { model } = opened, { kvHeads } = model.config, layer = 3, left = 3;
   // Fewer positions than the 64 queries that importance is estimated from, so all of them count; then every second or so.
   const some = [windows[0].subarray(0, 40), windows[1].subarray(0, 150)];
-  using captured = await Activations.capture(model, some, { skip: left, weights: true });
+  using captured = await Activations.capture(model, some, { skip: left, importance: true });
   const expected = some.map((window) => {
     const queries = Math.min(64, window.length);
     const asked = Array.from({ length: queries }, (_, i) => Math.floor((i + 0.5) * window.length / queries));
@@ -168,7 +184,7 @@ test("importance is what a small error of a key or value does to the attention's
   for (const which of ["keys", "values"] as const) {
     const kept = expected.flatMap((sums) => [...sums[which].subarray(left * kvHeads)]);
     const mean = kept.reduce((s, x) => s + x, 0) / kept.length;
-    const exact = kept.map((x) => Math.max(x / mean, 0.01)), found = captured.importance(layer, which);
+    const exact = kept.map((x) => Math.max(x / mean, 0.01)), found = captured.layers[layer][which].importance();
     assertEquals(found.length, (37 + 147) * kvHeads);
     assert(exact.some((x) => x === 0.01) && exact.some((x) => x > 1));
     assertAllClose(found, exact, { relative: 1e-5 }, which);
@@ -178,32 +194,34 @@ test("importance is what a small error of a key or value does to the attention's
 test("importance is the same where a prompt goes through the layers in chunks", { skip: slow }, async () => {
   using opened = await openEmbedded();
   const { model } = opened, { kvHeads } = model.config, layer = 2, window = windows[0];
-  using captured = await Activations.capture(model, [window], { skip: 0, weights: true });
+  using captured = await Activations.capture(model, [window], { skip: 0, importance: true });
   const asked = Array.from({ length: 64 }, (_, i) => Math.floor((i + 0.5) * 600 / 64));
   assert(model.prefillPlan(600).rows < 600);
   const { values } = importance(model, window, layer, asked), mean = values.reduce((s, x) => s + x, 0) / values.length;
   const exact = values.map((x) => Math.max(x / mean, 0.01));
   assertEquals(exact.length, 600 * kvHeads);
-  assertAllClose(captured.importance(layer, "values"), exact, { relative: 1e-5 });
+  assertAllClose(captured.layers[layer].values.importance(), exact, { relative: 1e-5 });
 });
 
-test("a recipe with importance weights its centroids, and needs them captured", { skip: slow }, async () => {
+test("a scheme with importance weights its centroids, and needs them captured", { skip: slow }, async () => {
   using opened = await openEmbedded();
   const { device, model } = opened, { kvHeads, headDim } = model.cacheShape, config = kvConfig("vq1"), layer = 4;
-  using activations = await Activations.capture(model, windows.slice(1), { weights: true });
-  for (const recipe of [{ perHead: true }, { perHead: true, tokenScale: true }, {}]) {
+  using activations = await Activations.capture(model, windows.slice(1), { importance: true });
+  const training = { iterations: 6 };
+  for (const change of [{ codebooks: "head" }, { codebooks: "head", tokenScale: true }, {}] as const) {
+    const scheme = paperWith(change);
     const [plain, weighted] = [
-      await train(device, activations, config, { ...recipe, iterations: 6 }),
-      await train(device, activations, config, { ...recipe, iterations: 6, importance: true }),
+      await train(device, activations, config, scheme, training),
+      await train(device, activations, config, { ...scheme, importance: true }, training),
     ];
     const { subDim, bits } = config.values, words = 2 ** bits, parts = headDim / subDim;
-    const importance = activations.importance(layer, "values"), rows = activations.rows(layer, "values");
+    const importance = activations.layers[layer].values.importance(), rows = activations.layers[layer].values.rows();
     /** Mean squared distance of the values to their nearest codewords, each token counting as much as `weight` says. */
     const distortion = ({ values }: typeof plain, weight: (vector: number) => number) => {
       const { codebook } = values.layers[layer];
       let sum = 0, total = 0;
       for (let vector = 0; vector < activations.tokens * kvHeads; vector++) {
-        const own = row(rows, vector, headDim), book = values.codebookHeads > 1 ? vector % kvHeads : 0;
+        const own = row(rows, vector, headDim), book = values.codebooks === "head" ? vector % kvHeads : 0;
         const scale = values.tokenScale ? Math.sqrt(dot(own, own) / headDim) : 1;
         for (let part = 0; part < parts; part++) {
           let best = Infinity;
@@ -220,7 +238,7 @@ test("a recipe with importance weights its centroids, and needs them captured", 
       }
       return sum / total;
     };
-    const name = JSON.stringify(recipe), [even, counted] = [() => 1, (vector: number) => importance[vector]];
+    const name = JSON.stringify(change), [even, counted] = [() => 1, (vector: number) => importance[vector]];
     const [a, b] = [distortion(plain, counted), distortion(weighted, counted)];
     assert(b < a, `${name}: weighted distortion ${b} with importance, ${a} without`);
     const [c, d] = [distortion(plain, even), distortion(weighted, even)];
@@ -228,7 +246,7 @@ test("a recipe with importance weights its centroids, and needs them captured", 
   }
   using without = await Activations.capture(model, [windows[0].subarray(0, 300)]);
   await assertRejects(
-    () => train(device, without, config, { importance: true }),
+    () => train(device, without, config, { ...SCHEMES.vecinfer, importance: true }),
     RangeError,
     "importance was not captured",
   );
@@ -238,10 +256,10 @@ test("moments of queries count each query as the tokens that it looks at do, wit
   using opened = await openEmbedded();
   const { model } = opened, { kvHeads, headDim, heads } = model.config, layer = 3, skip = 4, window = 24;
   const tokens = windows[0].subarray(0, 60), asked = Array.from({ length: 60 }, (_, i) => i), group = heads / kvHeads;
-  using captured = await Activations.capture(model, [tokens], { skip, window, weights: true });
+  using captured = await Activations.capture(model, [tokens], { skip, window, importance: true });
   const { queries } = prompted(model, tokens, layer), size = headDim * headDim;
   const sums = importance(model, tokens, layer, asked, { skip, window });
-  const found = captured.weightedMoments(layer), exact = new Float64Array(kvHeads * size);
+  const found = captured.layers[layer].weightedMoments(), exact = new Float64Array(kvHeads * size);
   const plain = new Float64Array(kvHeads * size), count = Math.ceil(60 / 8) * group;
   for (let t = 0; t < 60; t++) {
     for (let h = 0; h < heads; h++) {
@@ -257,34 +275,39 @@ test("moments of queries count each query as the tokens that it looks at do, wit
   const most = (x: Float64Array) => x.reduce((m, v) => Math.max(m, Math.abs(v)), 0);
   assert(most(exact) > 0);
   assertAllClose(found, exact, { absolute: 1e-5 * most(exact) }, "weighted");
-  assertAllClose(captured.queryMoments[layer], plain, { absolute: 1e-5 * most(plain) }, "plain");
+  assertAllClose(captured.layers[layer].queryMoments, plain, { absolute: 1e-5 * most(plain) }, "plain");
   const kept = [...sums.values.subarray(skip * kvHeads)], mean = kept.reduce((total, x) => total + x, 0) / kept.length;
-  assertAllClose(captured.importance(layer, "values"), kept.map((x) => Math.max(x / mean, 0.01)), { relative: 1e-5 });
+  assertAllClose(captured.layers[layer].values.importance(), kept.map((x) => Math.max(x / mean, 0.01)), {
+    relative: 1e-5,
+  });
 });
 
 test(
-  "a fitted recipe has an f16 matrix and a codebook a KV head, and codes cost less by it",
+  "a fitted scheme has an f16 matrix and a codebook a KV head, and codes cost less by it",
   { skip: slow },
   async () => {
     using opened = await openEmbedded();
     const { device, model } = opened, { kvHeads, headDim } = model.cacheShape, config = kvConfig("vq2"), layer = 4;
-    using activations = await Activations.capture(model, windows, { weights: true });
-    const made = await train(device, activations, config, { fitted: "keys", perHead: true, iterations: 4 });
+    using activations = await Activations.capture(model, windows, { importance: true });
+    const heads = paperWith({ codebooks: "head" }), fitted = { ...heads.keys, transform: "fitted" } as const;
+    const made = await train(device, activations, config, { ...heads, keys: fitted }, { iterations: 4 });
     const { matrix, codebook } = made.keys.layers[layer];
     assertEquals([matrix!.length, codebook.length], [kvHeads * headDim * headDim, kvHeads * 256 * 4]);
     assertEquals(matrix, Float32Array.from(Float16Array.from(matrix!)));
-    assertEquals([made.values.layers[layer].matrix, made.values.fitted, made.keys.hadamard], [
+    assertEquals([made.values.layers[layer].matrix, made.values.transform, made.keys.transform], [
       undefined,
-      undefined,
-      false,
+      "none",
+      "fitted",
     ]);
-    const usual = await train(device, activations, config, { perHead: true, iterations: 4 });
+    const usual = await train(device, activations, config, heads, { iterations: 4 });
     const costs = [made, usual].map((calibration) => {
       using cache = new KvCache(device, model.cacheShape, { ...config, sinks: 0, window: 0, recent: 0 }, calibration, {
         context: 1024,
       });
       using sequence = cache.sequence();
-      const count = 256, width = kvHeads * headDim, all = activations.rows(layer, "keys").subarray(0, count * width);
+      const count = 256,
+        width = kvHeads * headDim,
+        all = activations.layers[layer].keys.rows().subarray(0, count * width);
       sequence.extend(count);
       using keys = Tensor.from(device, all, [count, width]);
       using values = Tensor.zeros(device, "f32", [count, width]);
@@ -298,7 +321,9 @@ test(
       for (let vector = 0; vector < count * kvHeads; vector++) {
         const e = row(found, vector, headDim).map((x, i) => x - all[vector * headDim + i]);
         const at = vector % kvHeads * headDim * headDim;
-        e.forEach((a, i) => e.forEach((b, j) => cost += a * b * activations.queryMoments[layer][at + i * headDim + j]));
+        e.forEach((a, i) =>
+          e.forEach((b, j) => cost += a * b * activations.layers[layer].queryMoments[at + i * headDim + j])
+        );
       }
       return cost;
     });
@@ -308,7 +333,7 @@ test(
     );
     using without = await Activations.capture(model, [windows[0].subarray(0, 300)]);
     await assertRejects(
-      () => train(device, without, config, { fitted: true }),
+      () => train(device, without, config, paperWith({ transform: "fitted" })),
       RangeError,
       "importance was not captured",
     );

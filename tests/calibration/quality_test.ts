@@ -3,7 +3,7 @@ import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { EMBEDDED_MODEL, loadCalibration, openModel, Tokenizer } from "../../mod.ts";
-import { evaluate, readText, textWindows } from "../../lib/calibration/mod.ts";
+import { evaluate, readText, textPassages } from "../../lib/calibration/mod.ts";
 import { Device, KvCache, kvConfig } from "../../lib/ops/mod.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL);
@@ -17,7 +17,7 @@ test(
   async () => {
     using device = Device.open({ device: "cpu" });
     using model = await openModel(device, folder);
-    const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/eval.txt`), 2049, 16);
+    const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/eval.txt`), 2049, 16);
     using owned = new DisposableStack();
     const caches = ["bf16", "vq4", "vq2", "vq1"].map((name) => {
       const config = kvConfig(name, { sinks: 0, window: 128 });
@@ -40,7 +40,7 @@ test("an aborted evaluation stops and gives its sequences back", async () => {
   using model = await openModel(device, folder);
   const config = kvConfig("bf16");
   using cache = new KvCache(device, model.cacheShape, config, loadCalibration(folder, model, config), { context: 512 });
-  const windows = textWindows(Tokenizer.open(folder), readText(`${folder}/eval.txt`), 512, 1);
+  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/eval.txt`), 512, 1);
   const abort = new AbortController();
   await assertRejects(
     () =>
@@ -54,5 +54,5 @@ test("an aborted evaluation stops and gives its sequences back", async () => {
 
 test("text that is too short for the windows is refused with both numbers", () => {
   const tokenizer = Tokenizer.open(folder);
-  assertThrows(() => textWindows(tokenizer, "The kernel", 100, 2), RangeError, "200");
+  assertThrows(() => textPassages(tokenizer, "The kernel", 100, 2), RangeError, "200");
 });

@@ -4,18 +4,20 @@ import { loadCalibration } from "../../mod.ts";
 import {
   contender,
   drifts,
+  evaluate,
   greedy,
   MethodCalibrator,
   methodOf,
   type ProductMethod,
   readText,
-  textWindows,
+  settle,
+  textPassages,
 } from "../../lib/calibration/mod.ts";
 import { cacheBytes, KvCache, kvConfig } from "../../lib/ops/mod.ts";
 import { folder, openEmbedded, tokenizer } from "../support/embedded.ts";
 import { slow } from "../support/slow.ts";
 
-const windows = textWindows(tokenizer, readText(`${folder}/calib.txt`), 256, 2);
+const windows = textPassages(tokenizer, readText(`${folder}/calib.txt`), 256, 2);
 
 test(
   "million shares one set of codebooks, cq has one a layer, head and sub-vector; bytes count each once",
@@ -25,11 +27,15 @@ test(
     const { model } = opened, config = kvConfig("vq1"), context = 32768, shape = model.cacheShape;
     using calibrator = new MethodCalibrator(model, windows);
     for (
-      const [name, books, heads] of [["million", 8, 1], ["million:layer", 8 * 8, 1], ["cq", 8 * 2 * 8, 2]] as const
+      const [name, books, shared] of [
+        ["million", 8, "sub-vector"],
+        ["million:layer", 8 * 8, "layer and sub-vector"],
+        ["cq", 8 * 2 * 8, "head and sub-vector"],
+      ] as const
     ) {
       const method = methodOf(name) as ProductMethod, calibration = await calibrator.calibrate(method, config);
-      const { layers, codebookHeads, codebookParts, hadamard, tokenScale, smooth } = calibration.keys;
-      assertEquals([codebookHeads, codebookParts, hadamard, tokenScale, smooth], [heads, 8, false, false, false]);
+      const { layers, codebooks, transform, tokenScale } = calibration.keys;
+      assertEquals([codebooks, transform, tokenScale], [shared, "none", false]);
       assertEquals(new Set(layers.map(({ codebook }) => codebook)).size, name === "million" ? 1 : 8);
       using made = contender(model, method, config, calibration, 256);
       const { pages, window, sinks, scales } = cacheBytes(shape, config, calibration, context);
@@ -50,18 +56,19 @@ test(
     using opened = await openEmbedded();
     const { model } = opened, config = kvConfig("vq1", { sinks: 0 });
     using calibrator = new MethodCalibrator(model, windows);
-    const activations = await calibrator.activations({ skip: 0, window: 128, weights: false }),
+    const activations = await calibrator.activations({ skip: 0, window: 128 }),
       error = async (name: string) => {
         const method = methodOf(name) as ProductMethod;
-        const { keys: { layers, codebookHeads, codebookParts } } = await calibrator.calibrate(method, config);
-        const { codebook } = layers[2], rows = activations.rows(2, "keys");
+        const { keys: { layers, codebooks } } = await calibrator.calibrate(method, config);
+        const { codebook } = layers[2], rows = activations.layers[2].keys.rows();
+        const byHead = codebooks.startsWith("head"), parts = codebooks.endsWith("sub-vector") ? 8 : 1;
         let sum = 0;
         for (let at = 0; at < rows.length; at += 8 * 17) { // a sample
           const sub = at / 8,
-            head = codebookHeads > 1 ? Math.floor(sub / 8) % 2 : 0,
-            part = codebookParts > 1 ? sub % 8 : 0;
+            head = byHead ? Math.floor(sub / 8) % 2 : 0,
+            part = parts > 1 ? sub % 8 : 0;
           let best = Infinity;
-          for (let word = (head * codebookParts + part) * 256; word < (head * codebookParts + part + 1) * 256; word++) {
+          for (let word = (head * parts + part) * 256; word < (head * parts + part + 1) * 256; word++) {
             let distance = 0;
             for (let i = 0; i < 8; i++) distance += (rows[at + i] - codebook[word * 8 + i]) ** 2;
             best = Math.min(best, distance);
@@ -92,4 +99,22 @@ test("greedy generation over bf16 drifts from itself nowhere, over one bit early
   assert(early.first < 80 && early.agreement < 1, JSON.stringify(early));
   const tokens = await greedy(model, reference, prompts[0], 3);
   assertEquals(tokens.length, 3);
+});
+
+test("evaluate measures a method's cache as it is after each step is settled", async () => {
+  using opened = await openEmbedded();
+  const { device, model } = opened, exact = kvConfig("bf16"), passages = [windows[0].subarray(0, 130)];
+  using reference = new KvCache(device, model.cacheShape, exact, loadCalibration(folder, model, exact), {
+    context: 130,
+  });
+  using coarse = contender(model, methodOf("turboquant:b1"), exact, undefined, 130);
+  const seen: number[] = [];
+  const [, { kl }] = await evaluate(model, reference, [coarse.cache], passages, {
+    afterStep(cache, sequence, from) {
+      if (cache === coarse.cache) seen.push(from, sequence.length);
+      settle(cache, sequence, from);
+    },
+  });
+  assertEquals(seen, [0, 64, 64, 128, 128, 129]);
+  assert(kl > 0.01, `KL ${kl}`);
 });

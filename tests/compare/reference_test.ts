@@ -29,7 +29,7 @@ function store(
     using positions = Tensor.from(device, Int32Array.from({ length: rows }, (_, i) => begin + i));
     sequence.extend(rows);
     for (const layer of cache.layers) layer.quantize(k, v, slots, positions);
-    cache.settle(sequence);
+    cache.settle(sequence, begin);
   }
 }
 

@@ -3,12 +3,12 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { EMBEDDED_MODEL, LanguageModel, loadCalibration, openModel, Tokenizer } from "../../mod.ts";
-import { evaluate, readText, textWindows } from "../../lib/calibration/mod.ts";
+import { evaluate, readText, textPassages } from "../../lib/calibration/mod.ts";
 import { Device, KvCache, kvConfig, PRESETS } from "../../lib/ops/mod.ts";
 import { skipCuda as skip } from "../support/device.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL), golden = JSON.parse(readFileSync(`${folder}/golden.json`, "utf8"));
-const windows = (count: number) => textWindows(Tokenizer.open(folder), readText(`${folder}/eval.txt`), 2049, count);
+const windows = (count: number) => textPassages(Tokenizer.open(folder), readText(`${folder}/eval.txt`), 2049, count);
 
 async function qualities(name: "cpu" | "cuda", count: number, presets: string[]) {
   using device = Device.open({ device: name });

@@ -3,7 +3,7 @@ import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { EMBEDDED_MODEL, LanguageModel } from "../../mod.ts";
-import { evaluate, readText, textWindows } from "../../lib/calibration/mod.ts";
+import { evaluate, readText, textPassages } from "../../lib/calibration/mod.ts";
 import { Tensor } from "../../lib/ops/mod.ts";
 import { slow } from "../support/slow.ts";
 
@@ -34,7 +34,7 @@ test(
   { skip: slow },
   async () => {
     using model = await load();
-    const windows = textWindows(model.tokenizer, readText(`${folder}/eval.txt`), 2049, 8);
+    const windows = textPassages(model.tokenizer, readText(`${folder}/eval.txt`), 2049, 8);
     const [quality] = await evaluate(model.model, model.cache, [], windows);
     const { perplexity, nll_per_window } = golden.perplexity;
     assert(

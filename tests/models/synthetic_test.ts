@@ -13,7 +13,7 @@ import {
   syntheticPrompt,
 } from "../../mod.ts";
 import { type Device, KvCache, kvConfig, layerFormat, Tensor } from "../../lib/ops/mod.ts";
-import { exactSide } from "../../lib/ops/mod.ts";
+import { bf16Calibration } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 
 test("the shapes have as many parameters as the models they are named after", () => {
@@ -29,7 +29,7 @@ test("the shapes have as many parameters as the models they are named after", ()
 /** The logits behind a prompt of 40 tokens. */
 function logitsOf(device: Device, config: ModelConfig, seed: number): Float32Array {
   using model = syntheticModel(device, config, seed);
-  const exact = { keys: exactSide(), values: exactSide() };
+  const exact = bf16Calibration();
   using cache = new KvCache(device, model.cacheShape, kvConfig("bf16"), exact, { context: 64 });
   using logits = Tensor.empty(device, "f32", [1, config.vocabularySize]);
   model.prefill(logits, cache.sequence(), syntheticPrompt(config, 40));
@@ -72,7 +72,11 @@ test("a drawn calibration of vecinfer+ keeps to its bits, with matrices and form
     let bits = 0;
     for (const which of ["keys", "values"] as const) {
       const side = calibration[which];
-      assert(side.fitted && side.layers.every(({ matrix }) => matrix?.length === kvHeads * headDim * headDim), which);
+      assert(
+        side.transform === "fitted" &&
+          side.layers.every(({ matrix }) => matrix?.length === kvHeads * headDim * headDim),
+        which,
+      );
       side.layers.forEach((_, layer) => {
         const format = layerFormat(side, config[which], layer);
         bits += format.bits / format.subDim / (2 * layers);
