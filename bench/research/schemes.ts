@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type Format, FORMATS, type Scheme, SCHEMES, type SideScheme, type Transform } from "../../lib/ops/mod.ts";
+import { type Format, FORMATS, type Scheme, SCHEMES, type SideScheme, type TransformKind } from "../../lib/ops/mod.ts";
 import { LAYER_FORMATS, type TrainingOptions } from "../../lib/calibration/mod.ts";
 import type { Coder } from "./coders.ts";
 
@@ -40,12 +40,12 @@ function changed({ keys, values, ...rest }: Scheme, change: Partial<SideScheme>)
 }
 
 /** A scheme with another transform of the keys. */
-function keyed(scheme: Scheme, transform: Transform): Scheme {
+function keyed(scheme: Scheme, transform: TransformKind): Scheme {
   return { ...scheme, keys: { ...scheme.keys, transform } };
 }
 
 /** A scheme with another transform of the values. */
-function valued(scheme: Scheme, transform: Transform): Scheme {
+function valued(scheme: Scheme, transform: TransformKind): Scheme {
   return { ...scheme, values: { ...scheme.values, transform } };
 }
 
