@@ -27,6 +27,15 @@ export {
   type Piece,
 } from "./lib/engine/language_model.ts";
 export { openTokenizer } from "./lib/engine/tokenizer.ts";
+export {
+  type HubFile,
+  pull,
+  type PulledFile,
+  type PullOptions,
+  type PullProgress,
+  type PullResult,
+} from "./lib/hub/hub.ts";
+export { type TransferOptions } from "./lib/hub/transfer.ts";
 export { llamaBytes, type LlamaLayer, type LlamaWeights } from "./lib/models/llama_weights.ts";
 export {
   type KvObserver,
@@ -51,13 +60,4 @@ export {
 export { type Vocabulary } from "./lib/tokenizer/vocabulary.ts";
 export { isGguf, type ModelConfig, readModelConfig, type RopeScaling } from "./lib/weights/config.ts";
 export { modelFingerprint } from "./lib/weights/fingerprint.ts";
-export { Gguf, type GgufTensor, type GgufValue } from "./lib/weights/gguf.ts";
-export { BLOCK_TYPES, dequantizeBlocks } from "./lib/weights/gguf_blocks.ts";
-export {
-  type Dtype,
-  Safetensors,
-  type TensorData,
-  type TensorInfo,
-  WeightsError,
-  writeSafetensors,
-} from "./lib/weights/safetensors.ts";
+export { WeightsError } from "./lib/weights/safetensors.ts";

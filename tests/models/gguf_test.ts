@@ -11,12 +11,11 @@ import {
   openTokenizer,
   Tokenizer,
   WeightsError,
-  writeSafetensors,
 } from "../../mod.ts";
 import { evaluate, readText } from "../../lib/calibration/mod.ts";
-import { Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
+import { Device, KvCache, kvConfig, Tensor, writeSafetensors } from "../../lib/ops/mod.ts";
 import { Llama } from "../../lib/models/llama.ts";
-import { type GgufEntry, writeGguf } from "../../scripts/gguf.ts";
+import { type GgufEntry, writeGguf } from "../../scripts/frame/gguf.ts";
 import { llamaMetadata, llamaTensors, type RandomTensor } from "../support/gguf.ts";
 import { Random } from "../support/random.ts";
 import { withFolder } from "../weights/fixture.ts";
