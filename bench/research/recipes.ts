@@ -60,7 +60,7 @@ const STEPS: readonly Pick<AblationRow, "name" | "recipe" | "sinks">[] = [
   { name: "the same, scales", recipe: { ...plus, tokenScale: true } },
 ];
 
-/** Formats that a layer may have, as in `lib/engine/calibrate.ts`. */
+/** Formats that a layer may have, as in `lib/calibration/calibrate.ts`. */
 const fast = ["d8b8", "d4b8", "d4b10", "d2b8"];
 
 /** Layers under a mean rate. */
