@@ -6,6 +6,9 @@ import { root } from "../../scripts/frame/step.ts";
 
 const read = (path: string): string => readFileSync(join(root, path), "utf8");
 
+/** What stands for a word in a path. */
+const PLACEHOLDER = /NOUN|FORMAT|NAME/;
+
 /** What names files: documents, comments, commands. Those in tests of scripts are made up. */
 const files = globSync(
   ["*.{md,json,ts}", ".ci/*", "docs/*.md", "assets/**/*.md", "{lib,scripts,bench,tests}/**/*.ts"],
@@ -32,7 +35,7 @@ function named(text: string): string[] {
 
 test("docs: the files and commands that documents, comments and scripts name are there", () => {
   const missing = files.flatMap((file) =>
-    named(read(file)).filter((path) => !/\b[A-Z]{3,}/.test(path) && !existsSync(join(root, path)))
+    named(read(file)).filter((path) => !PLACEHOLDER.test(path) && !existsSync(join(root, path)))
       .map((path) => `${file} names ${path}`)
   );
   assertEquals(missing, []);
@@ -66,14 +69,14 @@ function tableOf(text: string, head: string): string[][] {
   return lines.slice(first + 2, end).map((line) => line.slice(1, -1).split("|").map((cell) => cell.trim()));
 }
 
-/** The paths in a cell. NOUN, FORMAT and the like stand for a word. */
+/** The paths in a cell. */
 const pathsOf = (cell: string): string[] =>
   [...cell.matchAll(/`([^`]+)`/g)].map(([, path]) => path).filter((path) => /^[\w.]+\/|^mod\.ts$/.test(path));
 
 /** Whether there is a file or folder at a path, any at all where the path has a placeholder. */
 const there = (path: string): boolean =>
-  /[A-Z]{3,}/.test(path)
-    ? globSync(path.replace(/[A-Z]{3,}/g, "*"), { cwd: root }).length > 0
+  PLACEHOLDER.test(path)
+    ? globSync(path.replace(PLACEHOLDER, "*"), { cwd: root }).length > 0
     : existsSync(join(root, path));
 
 test("docs: every part of lib is in the README's table of layers, and nothing else is", () => {
@@ -92,4 +95,9 @@ test('docs: "to add X, touch Y" names files that are there, five at most', () =>
     assert(paths.length > 0 && paths.length <= 5, `${what}: ${paths.length} files`);
     for (const path of paths) assert(there(path), `${what}: ${path}`);
   }
+});
+
+test("docs: the README's table of scripts has every command of users", () => {
+  const told = tableOf(read("README.md"), "script").map(([name]) => `scripts/${name.replaceAll("`", "")}.ts`);
+  assertEquals(told.sort(), globSync("scripts/*.ts", { cwd: root }).sort());
 });
