@@ -33,6 +33,15 @@ export { type FinishReason } from "./lib/engine/request.ts";
 export { type SamplingOptions } from "./lib/engine/sampler.ts";
 export { openTokenizer } from "./lib/engine/tokenizer.ts";
 export {
+  type HubFile,
+  pull,
+  type PulledFile,
+  type PullOptions,
+  type PullProgress,
+  type PullResult,
+} from "./lib/hub/hub.ts";
+export { type TransferOptions } from "./lib/hub/transfer.ts";
+export {
   type KvObserver,
   type Model,
   openModel,

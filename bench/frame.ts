@@ -169,6 +169,48 @@ export interface Results {
   notes: Record<string, unknown>;
 }
 
+/** What a benchmark gets, over the list that its figures are added to. */
+function benchOf(device: Device, bandwidth: number, signal: AbortSignal, verbose: boolean, figures: Figure[]): Bench {
+  const bench: Bench = {
+    device,
+    bandwidth,
+    signal,
+    notes: {},
+    verbose,
+    async time(name, call, floor, options = {}) {
+      signal.throwIfAborted();
+      const timed = device.name === "cpu" ? await timeCpu(device, call) : timeCuda(device, call, options.recorded);
+      const figure: Figure = { name, ...timed };
+      if (floor) {
+        figure.floor = "bytes" in floor ? floor.bytes / bandwidth * 1000 : floor.milliseconds;
+        figure.floorOf = "bytes" in floor ? `${floor.bytes} bytes read` : floor.of;
+      }
+      bench.add(figure);
+      return figure;
+    },
+    add(figure) {
+      figures.push(figure);
+      if (!verbose) return;
+      const { name, median, floor, leftOut } = figure;
+      const share = floor === undefined
+        ? ""
+        : `   floor ${text(floor).padStart(10)}  ${(100 * floor / median).toFixed(0).padStart(3)} %`;
+      console.log(`${name.padEnd(44)} ${leftOut ?? text(median).padStart(10) + share}`);
+    },
+  };
+  return bench;
+}
+
+/** Prints what runs where, before the first figure. */
+function printHead(name: string, device: Device, readers: Record<string, number>): void {
+  const { info } = device;
+  console.log(
+    `${name} on ${info.device} (${device.name}, ${info.threads} threads), ${runtime()}, commit ${commit()}`,
+  );
+  const rates = Object.entries(readers).map(([name, rate]) => `${(rate / 1e9).toFixed(1)} GB/s by ${name}`);
+  console.log(`read bandwidth ${rates.join(", ")}`);
+}
+
 /** Runs a benchmark as a script. Extra options are passed on. */
 export async function benchmark<const O extends Record<string, Option>>(
   name: string,
@@ -198,43 +240,9 @@ export async function benchmark<const O extends Record<string, Option>>(
       json: boolean;
     };
     using device = Device.open(deviceOptions({ ...given, library: given.library }));
-    const readers = readBandwidth(device), bandwidth = Math.max(...Object.values(readers));
-    const figures: Figure[] = [], notes: Record<string, unknown> = {};
-    const cpus = os.cpus();
-    if (!given.json) {
-      console.log(
-        `${name} on ${device.info.device} (${device.name}, ${device.info.threads} threads), ${runtime()}, commit ${commit()}`,
-      );
-      const rates = Object.entries(readers).map(([name, rate]) => `${(rate / 1e9).toFixed(1)} GB/s by ${name}`);
-      console.log(`read bandwidth ${rates.join(", ")}`);
-    }
-    const bench: Bench = {
-      device,
-      bandwidth,
-      signal,
-      notes,
-      verbose: !given.json,
-      async time(label, call, floor, options = {}) {
-        signal.throwIfAborted();
-        const timed = device.name === "cpu" ? await timeCpu(device, call) : timeCuda(device, call, options.recorded);
-        const figure: Figure = { name: label, ...timed };
-        if (floor) {
-          figure.floor = "bytes" in floor ? floor.bytes / bandwidth * 1000 : floor.milliseconds;
-          figure.floorOf = "bytes" in floor ? `${floor.bytes} bytes read` : floor.of;
-        }
-        bench.add(figure);
-        return figure;
-      },
-      add(figure) {
-        figures.push(figure);
-        if (given.json) return;
-        const { name: label, median, floor, leftOut } = figure;
-        const share = floor === undefined
-          ? ""
-          : `   floor ${text(floor).padStart(10)}  ${(100 * floor / median).toFixed(0).padStart(3)} %`;
-        console.log(`${label.padEnd(44)} ${leftOut ?? text(median).padStart(10) + share}`);
-      },
-    };
+    const readers = readBandwidth(device), bandwidth = Math.max(...Object.values(readers)), figures: Figure[] = [];
+    if (!given.json) printHead(name, device, readers);
+    const bench = benchOf(device, bandwidth, signal, !given.json, figures), cpus = os.cpus();
     await run(bench, options as Record<string, unknown>);
     const results: Results = {
       name,
@@ -246,7 +254,7 @@ export async function benchmark<const O extends Record<string, Option>>(
       bandwidth,
       readers,
       figures,
-      notes,
+      notes: bench.notes,
     };
     if (given.out) {
       mkdirSync(dirname(given.out), { recursive: true });

@@ -16,7 +16,7 @@ import { calibrationFolder, LanguageModel, modelFingerprint, openModel, openToke
 import { calibrate, isFitted, readText } from "../lib/calibration/mod.ts";
 import { Device, kvConfig, presetScheme, type Sequence, writeCalibration } from "../lib/ops/mod.ts";
 import { UsageError } from "../scripts/frame/command.ts";
-import { rewriteGguf } from "../scripts/gguf.ts";
+import { rewriteGguf } from "../scripts/frame/gguf.ts";
 import { type Bench, benchmark } from "./frame.ts";
 
 /** Milliseconds: of each piece of the prompt that leads to a context, and of each token decoded there. */

@@ -46,6 +46,26 @@ function denseHadamard(kvHeads: number, n: number): Float32Array {
   return out;
 }
 
+/** What of a quantizer is not its format: scales a token, a codebook a KV head, matrices in place of the Hadamard transform. */
+interface QuantizerKind {
+  tokenScale?: boolean;
+  perHead?: boolean;
+  fitted?: boolean;
+}
+
+/** A data-free quantizer. Its matrices are the Hadamard matrix as a dense one. */
+function quantizerOf(device: Device, { kvHeads, headDim }: Shape, format: Format, kind: QuantizerKind): Quantizer {
+  const { bits, subDim } = format, { tokenScale = false, perHead = false, fitted = false } = kind;
+  if (bits === 16) return new Quantizer(device, { kvHeads, headDim, subDim, bits, codebooks: null });
+  const codebook = gaussianCodebook(format.name), codebookHeads = perHead ? kvHeads : 1;
+  const all = new Float32Array(codebookHeads * codebook.length);
+  for (let head = 0; head < codebookHeads; head++) all.set(codebook, head * codebook.length);
+  using codebooks = Tensor.from(device, all, [codebookHeads, 2 ** bits, subDim]);
+  using matrices = fitted ? Tensor.from(device, denseHadamard(kvHeads, headDim), [3, kvHeads, headDim, headDim]) : null;
+  using transform = new Transform(device, { kvHeads, headDim, matrices, hadamard: !fitted });
+  return new Quantizer(device, { kvHeads, headDim, subDim, bits, codebooks, codebookHeads, transform, tokenScale });
+}
+
 /** A layer whose `slots` sequences all hold `tokens` random tokens, each in pages of its own. */
 export class FilledLayer implements Disposable {
   /** The layer. */
@@ -54,46 +74,18 @@ export class FilledLayer implements Disposable {
   readonly bytes: number;
   readonly #owned = new DisposableStack();
 
-  /**
-   * Encodes `tokens` tokens once and copies their pages to the other slots. `fitted`: matrices in place of the Hadamard transform, the
-   * Hadamard matrix itself as a dense one.
-   */
+  /** Encodes `tokens` tokens once and copies their pages to the other slots. */
   constructor(
     device: Device,
     shape: Shape,
     formats: { keys: Format; values: Format },
     tokens: number,
     slots: number,
-    options: { tokenScale?: boolean; perHead?: boolean; fitted?: boolean } = {},
+    kind: QuantizerKind = {},
   ) {
     const { kvHeads, headDim } = shape, pages = Math.ceil(tokens / 64), exact = formats.keys.bits === 16;
     const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
-    const quantizers = [formats.keys, formats.values].map((format) => {
-      const { bits, subDim } = format, codebookHeads = options.perHead ? kvHeads : 1;
-      const codebook = bits === 16 ? null : gaussianCodebook(format.name);
-      const all = codebook && new Float32Array(codebookHeads * codebook.length);
-      for (let head = 0; all && head < codebookHeads; head++) all.set(codebook!, head * codebook!.length);
-      using codebooks = all && Tensor.from(device, all, [codebookHeads, 2 ** bits, subDim]);
-      const { tokenScale = false, fitted = false } = options, matrices = fitted && bits < 16;
-      using dense = matrices
-        ? Tensor.from(device, denseHadamard(kvHeads, headDim), [3, kvHeads, headDim, headDim])
-        : null;
-      using transform = bits < 16
-        ? new Transform(device, { kvHeads, headDim, matrices: dense, hadamard: !matrices })
-        : null;
-      return keep(
-        new Quantizer(device, {
-          kvHeads,
-          headDim,
-          subDim,
-          bits,
-          codebooks,
-          codebookHeads: bits === 16 ? 1 : codebookHeads,
-          transform,
-          tokenScale: bits < 16 && tokenScale,
-        }),
-      );
-    });
+    const quantizers = [formats.keys, formats.values].map((format) => keep(quantizerOf(device, shape, format, kind)));
     const [keyPages, valuePages] = quantizers.map((side) =>
       keep(Tensor.empty(device, "u8", [slots * pages, side.pageBytes]))
     );

@@ -6,8 +6,7 @@
  */
 import { join } from "node:path";
 import process from "node:process";
-import { readModelConfig } from "../lib/weights/config.ts";
-import { pull, type PullProgress } from "../lib/hub/hub.ts";
+import { pull, type PullProgress, readModelConfig } from "../mod.ts";
 import { command, type Progress, UsageError } from "./frame/command.ts";
 
 const MB = 1e6;

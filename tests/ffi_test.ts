@@ -64,7 +64,7 @@ test("scripts/chores/symbols.ts --check passes, and --help explains", () => {
     });
   };
   run("--check");
-  assertStringIncludes(run("--help"), "Usage:");
+  assertStringIncludes(run("--help"), "usage:");
 });
 
 test("every function checks the number of its arguments", () => {

@@ -63,3 +63,6 @@ export {
 export { type Arguments, type ArgumentTypes, type Kind, type Symbols } from "../ffi/native.ts";
 export { symbols } from "../ffi/symbols.ts";
 export { type DType, type HostArray, type PackedDType, Tensor } from "../tensor.ts";
+export { Gguf, type GgufTensor, type GgufValue } from "../weights/gguf.ts";
+export { BLOCK_TYPES, dequantizeBlocks } from "../weights/gguf_blocks.ts";
+export { type Dtype, Safetensors, type TensorData, type TensorInfo, writeSafetensors } from "../weights/safetensors.ts";

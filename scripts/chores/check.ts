@@ -1,6 +1,6 @@
 /**
- * Every check that is not a test: formatting, lint, types, generated files, import direction, publishing, the header
- * as C, and the CUDA library where its compiler is.
+ * Every check that is not a test: formatting, lint, types, generated files, lengths, import direction, publishing,
+ * documentation, the header as C, and the CUDA library where its compiler is.
  *
  * @module
  */
@@ -12,6 +12,7 @@ import { build, nvcc } from "../build.ts";
 import { command } from "../frame/command.ts";
 import { runtime } from "../setup.ts";
 import { root, which } from "../frame/step.ts";
+import { doors } from "./imports.ts";
 import { closing } from "./test.ts";
 
 /** Runs one check: undefined when it holds, a reason when it is skipped; throws with the output when it fails. */
@@ -45,10 +46,10 @@ const checks: Record<string, Check> = {
   "types": () => run(deno, "check", "."),
   "symbols in step with the header": () =>
     run(process.execPath, "run", ...allow(), "scripts/chores/symbols.ts", "--check"),
+  "lengths of native code": () => run(process.execPath, "run", ...allow(), "scripts/chores/lengths.ts"),
   "import direction": () => run(process.execPath, "run", ...allow(), "scripts/chores/imports.ts"),
   "publish": () => run(deno, "publish", "--dry-run", "--allow-dirty"),
-  "documentation": () =>
-    run(deno, "doc", "--lint", "mod.ts", "lib/ops/mod.ts", "lib/calibration/mod.ts", "lib/server/mod.ts"),
+  "documentation": () => run(deno, "doc", "--lint", ...doors),
   "header as C11": header,
   "CUDA library": cuda,
 };

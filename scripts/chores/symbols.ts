@@ -4,19 +4,14 @@
  * @module
  */
 import { createHash } from "node:crypto";
-import { readFileSync, writeFileSync } from "node:fs";
-import process from "node:process";
-import { fileURLToPath } from "node:url";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { command } from "../frame/command.ts";
+import { root } from "../frame/step.ts";
 
 const HEADER = "cuda/include/vecinfer.h";
 const OUTPUT = "lib/ffi/symbols.ts";
 const LINE_WIDTH = 120;
-
-const USAGE = `Usage: symbols.ts [--check]
-
-Writes ${OUTPUT} from ${HEADER}.
-  --check  write nothing; exit with 1 if the file is not what would be written
-  --help   show this text`;
 
 /** The kind of one C parameter, e.g. `const float* x` is a "pointer". Throws on a type outside the header's dialect. */
 function kind(parameter: string, declaration: string): string {
@@ -71,32 +66,14 @@ ${functions.join("\n")}
 `;
 }
 
-/** Runs the script; returns the exit code. */
-function main(args: string[]): number {
-  if (args.includes("--help")) {
-    console.log(USAGE);
-    return 0;
-  }
-  const unknown = args.find((argument) => argument !== "--check");
-  if (unknown !== undefined) {
-    console.error(`Unknown argument ${unknown}\n\n${USAGE}`);
-    return 2;
-  }
-  const root = fileURLToPath(new URL("../../", import.meta.url));
-  const text = generate(readFileSync(root + HEADER, "utf8"));
-  if (!args.includes("--check")) {
-    writeFileSync(root + OUTPUT, text);
-    return 0;
-  }
-  let current = "";
-  try {
-    current = readFileSync(root + OUTPUT, "utf8");
-  } catch (error) {
-    console.error(`${OUTPUT}: ${(error as Error).message}`);
-  }
-  if (current === text) return 0;
-  console.error(`${OUTPUT} does not fit ${HEADER}: run scripts/chores/symbols.ts and commit the result`);
-  return 1;
-}
-
-process.exitCode = main(process.argv.slice(2));
+await command({
+  name: "symbols",
+  summary: `writes ${OUTPUT} from ${HEADER}`,
+  usage: "scripts/chores/symbols.ts [--check]",
+  options: { check: { type: "boolean", help: "write nothing; exit with 1 if the file is not what would be written" } },
+}, ({ options }) => {
+  const text = generate(readFileSync(join(root, HEADER), "utf8")), path = join(root, OUTPUT);
+  if (!options.check) return writeFileSync(path, text);
+  if (existsSync(path) && readFileSync(path, "utf8") === text) return;
+  throw new Error(`${OUTPUT} does not fit ${HEADER}: run scripts/chores/symbols.ts and commit the result`);
+});

@@ -126,7 +126,7 @@ function sanitizers(library: string): NodeJS.ProcessEnv {
     // A runtime never frees what it holds at exit; an absurd size is to fail as it does without the sanitizer.
     ASAN_OPTIONS: "detect_leaks=0:allocator_may_return_null=1:detect_odr_violation=0",
     UBSAN_OPTIONS: "print_stacktrace=1",
-    BUN_OPTIONS: `--preload=${join(root, "scripts", "sigaltstack.ts")}`,
+    BUN_OPTIONS: `--preload=${join(root, "scripts", "chores", "sigaltstack.ts")}`,
   };
 }
 

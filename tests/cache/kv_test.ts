@@ -2,7 +2,8 @@ import { assert } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { transformMatrices } from "../../lib/cache/matrix.ts";
-import { EMBEDDED_MODEL, modelFingerprint, Safetensors } from "../../mod.ts";
+import { EMBEDDED_MODEL, modelFingerprint } from "../../mod.ts";
+import { Safetensors } from "../../lib/weights/safetensors.ts";
 import {
   attention,
   Device,
@@ -17,7 +18,7 @@ import {
 } from "../../lib/ops/mod.ts";
 
 // Post-RoPE queries and keys, and values, of 512 held-out tokens of the embedded model: f16 (heads, tokens, 64).
-const file = fileURLToPath(new URL("../support/kv.safetensors", import.meta.url)),
+const file = fileURLToPath(new URL("./kv.safetensors", import.meta.url)),
   folder = fileURLToPath(EMBEDDED_MODEL);
 const TOKENS = 512, HEADS = 8, KV_HEADS = 2, D = 64;
 

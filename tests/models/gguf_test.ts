@@ -12,13 +12,13 @@ import {
   Tokenizer,
   weightBytesOf,
   WeightsError,
-  writeSafetensors,
 } from "../../mod.ts";
 import { evaluate, readText } from "../../lib/calibration/mod.ts";
 import { Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
 import { planOf } from "../../lib/models/model.ts";
 import { loadWeights } from "../../lib/models/weights/decoder_weights.ts";
-import { type GgufEntry, writeGguf } from "../../scripts/gguf.ts";
+import { writeSafetensors } from "../../mod.ts";
+import { type GgufEntry, writeGguf } from "../../scripts/frame/gguf.ts";
 import { llamaMetadata, llamaTensors, type RandomTensor } from "../support/gguf.ts";
 import { Random } from "../support/random.ts";
 import { withFolder } from "../weights/fixture.ts";

@@ -50,9 +50,9 @@ test("command: a wrong command line is a UsageError that names the mistake", () 
   }
 });
 
-/** Runs tests/support/sample_command.ts in a process of its own. */
+/** Runs sample_command.ts in a process of its own. */
 function sample(args: string[], env: Record<string, string> = {}, interruptAt?: string): Promise<Result> {
-  const script = fileURLToPath(new URL("../support/sample_command.ts", import.meta.url));
+  const script = fileURLToPath(new URL("./sample_command.ts", import.meta.url));
   const allow = "Deno" in globalThis ? ["run", "--allow-all", "--no-check"] : ["run"];
   const child = spawn(process.execPath, [...allow, script, ...args], {
     env: { ...process.env, NO_COLOR: "1", ...env },

@@ -21,9 +21,9 @@ class Tree {
   readonly source = join(this.folder, "cuda", "cpu", "one.cpp");
 
   constructor() {
-    for (const name of ["scripts", "cuda/cpu", "empty"]) mkdirSync(join(this.folder, name), { recursive: true });
-    for (const name of ["build", "command", "setup", "step"]) {
-      cpSync(join(root, "scripts", `${name}.ts`), join(this.folder, "scripts", `${name}.ts`));
+    for (const name of ["scripts/frame", "cuda/cpu", "empty"]) mkdirSync(join(this.folder, name), { recursive: true });
+    for (const path of ["build", "setup", "frame/command", "frame/step"].map((name) => `scripts/${name}.ts`)) {
+      cpSync(join(root, path), join(this.folder, path));
     }
     this.write("package.json", JSON.stringify({ type: "module", dependencies: { a: "1.0.0" } }));
     this.write("package-lock.json", JSON.stringify({ packages: { "": { dependencies: { a: "1.0.0" } } } }));

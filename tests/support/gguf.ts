@@ -1,5 +1,5 @@
 /** Small GGUF files of random Llama models. @module */
-import { type GgufEntry, type GgufTensorData, toF16 } from "../../scripts/gguf.ts";
+import { type GgufEntry, type GgufTensorData, toF16 } from "../../scripts/frame/gguf.ts";
 import { BLOCKS, type BlockType, blockWeights, half, randomBlocks } from "./blocks.ts";
 import type { Random } from "./random.ts";
 import { bf16 } from "./reference.ts";

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, truncateSync, writeFileSync } from
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { type GgufEntry, ggufHead, rewriteGguf, toF16, toQ8, writeGguf } from "../../scripts/gguf.ts";
+import { type GgufEntry, ggufHead, rewriteGguf, toF16, toQ8, writeGguf } from "../../scripts/frame/gguf.ts";
 import { readModelConfig } from "../../lib/weights/config.ts";
 import { modelFingerprint } from "../../lib/weights/fingerprint.ts";
 import { Gguf } from "../../lib/weights/gguf.ts";

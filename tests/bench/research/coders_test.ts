@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { test } from "node:test";
-import { residualCoder, trellisCoder } from "../../bench/research/coders.ts";
-import { Random } from "../support/random.ts";
+import { residualCoder, trellisCoder } from "../../../bench/research/coders.ts";
+import { Random } from "../../support/random.ts";
 
 const distance = (a: ArrayLike<number>, b: ArrayLike<number>) =>
   Array.from(a).reduce((sum, x, i) => sum + (x - b[i]) ** 2, 0);
