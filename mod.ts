@@ -11,10 +11,15 @@
  * }
  * ```
  *
+ * Here is what a user of models needs. `./ops` has device, tensors, native operations, the cache and what stands over them,
+ * `./calibrate` training, evaluation and comparison of caches, `./server` the endpoint.
+ *
  * @module
  */
 
-export { Decoder } from "./lib/engine/decoder.ts";
+export { CacheFullError } from "./lib/cache/pages.ts";
+export { DEFAULT_KV, type KvSpec, type Preset, PRESETS } from "./lib/cache/scheme.ts";
+export { type ErrorCode, VecInferError } from "./lib/device.ts";
 export {
   type GenerateOptions,
   LanguageModel,
@@ -22,40 +27,13 @@ export {
   type Piece,
   type SyntheticOptions,
 } from "./lib/engine/language_model.ts";
-export {
-  calibrationFolder,
-  type EffectiveConfig,
-  EMBEDDED_MODEL,
-  loadCalibration,
-  type RuntimeOptions,
-} from "./lib/engine/load.ts";
+export { type EffectiveConfig, EMBEDDED_MODEL, type RuntimeOptions } from "./lib/engine/load.ts";
 export { type FinishReason } from "./lib/engine/request.ts";
 export { type SamplingOptions } from "./lib/engine/sampler.ts";
 export { openTokenizer } from "./lib/engine/tokenizer.ts";
-export {
-  type HubFile,
-  pull,
-  type PulledFile,
-  type PullOptions,
-  type PullProgress,
-  type PullResult,
-} from "./lib/hub/hub.ts";
+export { pull, type PulledFile, type PullOptions, type PullProgress, type PullResult } from "./lib/hub/hub.ts";
 export { type TransferOptions } from "./lib/hub/transfer.ts";
-export {
-  type KvObserver,
-  type Model,
-  openModel,
-  type OpenOptions,
-  parameterCount,
-  type PrefillOptions,
-  type PrefillPlan,
-  type Step,
-  type StepObserver,
-  weightBytesOf,
-} from "./lib/models/model.ts";
-export { SYNTHETIC, syntheticConfig, syntheticModel, syntheticPrompt } from "./lib/models/synthetic.ts";
-export { Detokenizer, type DetokenizerOptions } from "./lib/tokenizer/detokenizer.ts";
-export { StopMatcher, type StopResult } from "./lib/tokenizer/stop.ts";
+export { type Model, openModel, type OpenOptions, type PrefillOptions } from "./lib/models/model.ts";
 export {
   type ChatMessage,
   type ChatTemplateOptions,
@@ -63,16 +41,7 @@ export {
   Tokenizer,
   type TokenizerSource,
 } from "./lib/tokenizer/tokenizer.ts";
+export { type Detokenizer, type DetokenizerOptions } from "./lib/tokenizer/detokenizer.ts";
 export { type Vocabulary } from "./lib/tokenizer/vocabulary.ts";
-export { isGguf, type ModelConfig, readModelConfig, type RopeScaling } from "./lib/weights/config.ts";
-export { modelFingerprint } from "./lib/weights/fingerprint.ts";
-export { Gguf, type GgufValue } from "./lib/weights/gguf.ts";
-export { BLOCK_TYPES, dequantizeBlocks } from "./lib/weights/gguf_blocks.ts";
-export {
-  Safetensors,
-  type SafetensorsType,
-  type TensorData,
-  WeightsError,
-  writeSafetensors,
-} from "./lib/weights/safetensors.ts";
-export type { TensorFile, TensorInfo } from "./lib/weights/tensor_file.ts";
+export { type ModelConfig, readModelConfig } from "./lib/weights/config.ts";
+export { WeightsError } from "./lib/weights/safetensors.ts";

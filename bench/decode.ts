@@ -9,24 +9,20 @@
  */
 
 import { readFileSync } from "node:fs";
-import {
-  Decoder,
-  loadCalibration,
-  type Model,
-  openModel,
-  syntheticConfig,
-  syntheticModel,
-  syntheticPrompt,
-} from "../mod.ts";
-import { syntheticCalibration } from "../lib/calibration/mod.ts";
+import { type Model, openModel } from "../mod.ts";
+import { loadCalibration, syntheticCalibration } from "../lib/calibration/mod.ts";
 import {
   type Calibration,
+  Decoder,
   describeCalibration,
   findCalibration,
   KvCache,
   type KvConfig,
   kvConfig,
   PRESETS,
+  syntheticConfig,
+  syntheticModel,
+  syntheticPrompt,
   Tensor,
   VecInferError,
 } from "../lib/ops/mod.ts";

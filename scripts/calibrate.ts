@@ -7,8 +7,15 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { calibrationFolder, modelFingerprint, openModel, openTokenizer } from "../mod.ts";
-import { calibrate, isFitted, readText, textPassages } from "../lib/calibration/mod.ts";
+import { openModel, openTokenizer } from "../mod.ts";
+import {
+  calibrate,
+  calibrationFolder,
+  isFitted,
+  modelFingerprint,
+  readText,
+  textPassages,
+} from "../lib/calibration/mod.ts";
 import {
   Device,
   type KvConfig,

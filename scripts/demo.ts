@@ -6,8 +6,8 @@
 
 import process from "node:process";
 import { setImmediate } from "node:timers";
-import { EMBEDDED_MODEL, LanguageModel, loadCalibration, type Model, openModel, Tokenizer } from "../mod.ts";
-import { evaluate, readText, textPassages } from "../lib/calibration/mod.ts";
+import { EMBEDDED_MODEL, LanguageModel, type Model, openModel, Tokenizer } from "../mod.ts";
+import { evaluate, loadCalibration, readText, textPassages } from "../lib/calibration/mod.ts";
 import { DEFAULT_KV, Device, effectiveBits, KvCache, kvConfig, PRESETS, Tensor } from "../lib/ops/mod.ts";
 import { fileURLToPath } from "node:url";
 import { command, type Invocation, type Option } from "./frame/command.ts";

@@ -5,7 +5,7 @@
  */
 
 import { existsSync } from "node:fs";
-import { loadCalibration, type Model, openModel, openTokenizer, type Tokenizer } from "../mod.ts";
+import { type Model, openModel, openTokenizer, type Tokenizer } from "../mod.ts";
 import {
   attentionErrors,
   codebookUse,
@@ -16,6 +16,7 @@ import {
   drifts,
   evaluate,
   keyOutliers,
+  loadCalibration,
   type Method,
   MethodCalibrator,
   methodOf,

@@ -5,9 +5,9 @@
  */
 
 import process from "node:process";
-import { type ChatMessage, LanguageModel, type LoadOptions, syntheticConfig, syntheticPrompt } from "../mod.ts";
+import { type ChatMessage, LanguageModel, type LoadOptions } from "../mod.ts";
 import { readText, syntheticCalibration } from "../lib/calibration/mod.ts";
-import { DEFAULT_KV, kvConfig } from "../lib/ops/mod.ts";
+import { DEFAULT_KV, kvConfig, syntheticConfig, syntheticPrompt } from "../lib/ops/mod.ts";
 import { command, type Invocation, type Option, UsageError } from "./frame/command.ts";
 import { CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./frame/options.ts";
 

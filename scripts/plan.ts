@@ -5,15 +5,19 @@
  */
 
 import os from "node:os";
-import { isGguf, parameterCount, readModelConfig, syntheticConfig, weightBytesOf } from "../mod.ts";
+import { readModelConfig } from "../mod.ts";
 import {
   cacheBytes,
   type CacheShape,
   effectiveBits,
+  isGguf,
   kvConfig,
+  parameterCount,
   PRESETS,
   presetScheme,
   type Scheme,
+  syntheticConfig,
+  weightBytesOf,
 } from "../lib/ops/mod.ts";
 import { command } from "./frame/command.ts";
 import { bytesText, checked, MODEL_OPTIONS, table, whole } from "./frame/options.ts";

@@ -8,16 +8,17 @@
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { Decoder, type Model, modelFingerprint, openModel, openTokenizer } from "../../mod.ts";
+import { type Sensitivity } from "../../lib/calibration/sensitivity.ts";
+import { type Model, openModel, openTokenizer } from "../../mod.ts";
 import {
   evaluate,
+  modelFingerprint,
   readText,
   ReferenceCache,
-  type Sensitivity,
   settle,
   textPassages,
 } from "../../lib/calibration/mod.ts";
-import { bf16Calibration, Device, KvCache, kvConfig } from "../../lib/ops/mod.ts";
+import { bf16Calibration, Decoder, Device, KvCache, kvConfig } from "../../lib/ops/mod.ts";
 import { command, UsageError } from "../../scripts/frame/command.ts";
 import { deviceOptions, MODEL_OPTIONS, table, whole } from "../../scripts/frame/options.ts";
 import { COUNTED_CONTEXT, type Kind, type Made, Maker, type Result, type Settings, type Source } from "./caches.ts";

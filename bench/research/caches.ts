@@ -4,20 +4,17 @@
  * @module
  */
 
+import { needsImportance, train } from "../../lib/calibration/train.ts";
+import { allocate, type Sensitivity, sensitivity } from "../../lib/calibration/sensitivity.ts";
 import type { Model, Tokenizer } from "../../mod.ts";
 import {
   Activations,
-  allocate,
   isFitted,
   LAYER_FORMATS,
-  needsImportance,
   type Quality,
   readText,
   ReferenceCache,
-  type Sensitivity,
-  sensitivity,
   textPassages,
-  train,
   withLayerFormats,
 } from "../../lib/calibration/mod.ts";
 import {

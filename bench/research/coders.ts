@@ -5,12 +5,13 @@
  * @module
  */
 
+import { transformMatrices } from "../../lib/cache/matrix.ts";
+import { train } from "../../lib/calibration/train.ts";
 import {
   type Activations,
   type ReferenceMethod,
   type SideActivations,
   type TokenGroup,
-  train,
   trainCodebook,
   type TrainingOptions,
   withLayerFormats,
@@ -27,7 +28,6 @@ import {
   type Scheme,
   type Side,
   SIDES,
-  transformMatrices,
 } from "../../lib/ops/mod.ts";
 
 /**

@@ -14,10 +14,10 @@ export {
 export { calibrate, isFitted, LAYER_FORMATS, withLayerFormats } from "./calibrate.ts";
 export { trainCodebook, type TrainingOptions } from "./codebook.ts";
 export { type AfterStep, evaluate, type EvaluateOptions, type Quality } from "./quality.ts";
-export { allocate, DISTORTION, type Sensitivity, sensitivity, type SensitivityOptions } from "./sensitivity.ts";
 export { syntheticCalibration } from "./synthetic.ts";
 export { DOCUMENT_SEPARATOR, readText, textPassages } from "./text.ts";
-export { needsImportance, train } from "./train.ts";
+export { calibrationFolder, loadCalibration } from "../engine/load.ts";
+export { modelFingerprint } from "../weights/fingerprint.ts";
 export { attentionErrors } from "../compare/attention_error.ts";
 export { MethodCalibrator, type MethodOptions } from "../compare/calibrator.ts";
 export { type CodebookUse, codebookUse, type KeyOutliers, keyOutliers } from "../compare/codebook_use.ts";

@@ -18,16 +18,7 @@ import { openModel } from "../weights/safetensors.ts";
 import { transfer, type TransferOptions } from "./transfer.ts";
 
 /** A file of a repository, as the hub lists it. */
-export interface HubFile {
-  /** Its name; only files at the top of the repository are taken. */
-  readonly path: string;
-  /** Bytes. */
-  readonly size: number;
-  /** SHA-256 of the contents, of large files. */
-  readonly sha256?: string;
-  /** SHA-1 of the git blob `"blob " + size + "\0" + contents`, of small files. */
-  readonly gitSha1?: string;
-}
+export type HubFile = Omit<PulledFile, "outcome">;
 
 /** Where a download stands. */
 export interface PullProgress {
@@ -59,8 +50,16 @@ export interface PullOptions extends TransferOptions {
   readonly onProgress?: (progress: PullProgress) => void;
 }
 
-/** What {@link pull} did with a file. */
-export interface PulledFile extends HubFile {
+/** A file of a repository, and what {@link pull} did with it. */
+export interface PulledFile {
+  /** Its name; only files at the top of the repository are taken. */
+  readonly path: string;
+  /** Bytes. */
+  readonly size: number;
+  /** SHA-256 of the contents, of large files. */
+  readonly sha256?: string;
+  /** SHA-1 of the git blob `"blob " + size + "\0" + contents`, of small files. */
+  readonly gitSha1?: string;
   /** "present": it was there and right; "downloaded"; "resumed": downloaded from where an earlier pull stopped. */
   readonly outcome: "present" | "downloaded" | "resumed";
 }

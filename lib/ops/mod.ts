@@ -1,5 +1,6 @@
 /**
- * Device, tensors, native ops and the cache: what a program needs that runs its own model over a coded cache, or the ops alone.
+ * Device, tensors, native ops, the cache, and over them steps of a model and files of weights: what a program needs that
+ * decodes by itself over a coded cache, or runs the ops alone.
  *
  * @module
  */
@@ -23,8 +24,8 @@ export {
 } from "../cache/calibration.ts";
 export { type CodedFormatName, type Format, type FormatName, FORMATS } from "../cache/format.ts";
 export { gaussianCodebook } from "../cache/gaussian.ts";
-export { hadamard, transformMatrices } from "../cache/matrix.ts";
-export { CacheFullError, type PageChange, PagePool } from "../cache/pages.ts";
+export { hadamard } from "../cache/matrix.ts";
+export { CacheFullError, type PageChange, type PagePool } from "../cache/pages.ts";
 export {
   type Codebooks,
   DEFAULT_KV,
@@ -63,6 +64,18 @@ export {
 export { type Arguments, type ArgumentTypes, type Kind, type Symbols } from "../ffi/native.ts";
 export { symbols } from "../ffi/symbols.ts";
 export { type DType, type HostArray, type PackedDType, Tensor } from "../tensor.ts";
-export { Gguf, type GgufTensor, type GgufValue } from "../weights/gguf.ts";
+export { Decoder } from "../engine/decoder.ts";
+export {
+  type KvObserver,
+  parameterCount,
+  type PrefillPlan,
+  type Step,
+  type StepObserver,
+  weightBytesOf,
+} from "../models/model.ts";
+export { SYNTHETIC, syntheticConfig, syntheticModel, syntheticPrompt } from "../models/synthetic.ts";
+export { isGguf } from "../weights/config.ts";
+export { Gguf, type GgufValue } from "../weights/gguf.ts";
 export { BLOCK_TYPES, dequantizeBlocks } from "../weights/gguf_blocks.ts";
-export { type Dtype, Safetensors, type TensorData, type TensorInfo, writeSafetensors } from "../weights/safetensors.ts";
+export { Safetensors, type SafetensorsType, type TensorData, writeSafetensors } from "../weights/safetensors.ts";
+export { type TensorFile, type TensorInfo } from "../weights/tensor_file.ts";

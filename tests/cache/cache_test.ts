@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
-import { EMBEDDED_MODEL, loadCalibration, type Model, openModel, Tokenizer } from "../../mod.ts";
-import { readText } from "../../lib/calibration/mod.ts";
+import { EMBEDDED_MODEL, type Model, openModel, Tokenizer } from "../../mod.ts";
+import { loadCalibration, readText } from "../../lib/calibration/mod.ts";
 import {
   cacheBytes,
   CacheFullError,

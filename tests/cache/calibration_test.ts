@@ -5,8 +5,16 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
 import { writeSafetensors } from "../../lib/weights/safetensors.ts";
-import { EMBEDDED_MODEL, loadCalibration, modelFingerprint, openModel, Tokenizer, WeightsError } from "../../mod.ts";
-import { calibrate, MethodCalibrator, methodOf, readText, textPassages } from "../../lib/calibration/mod.ts";
+import { EMBEDDED_MODEL, openModel, Tokenizer, WeightsError } from "../../mod.ts";
+import {
+  calibrate,
+  loadCalibration,
+  MethodCalibrator,
+  methodOf,
+  modelFingerprint,
+  readText,
+  textPassages,
+} from "../../lib/calibration/mod.ts";
 import {
   cacheBytes,
   type Calibration,

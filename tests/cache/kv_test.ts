@@ -1,8 +1,9 @@
 import { assert } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
+import { modelFingerprint } from "../../lib/calibration/mod.ts";
 import { transformMatrices } from "../../lib/cache/matrix.ts";
-import { EMBEDDED_MODEL, modelFingerprint } from "../../mod.ts";
+import { EMBEDDED_MODEL } from "../../mod.ts";
 import { Safetensors } from "../../lib/weights/safetensors.ts";
 import {
   attention,

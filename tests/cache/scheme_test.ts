@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { test } from "node:test";
+import { DISTORTION } from "../../lib/calibration/sensitivity.ts";
 import {
   cacheBytes,
   type Codebooks,
@@ -12,7 +13,6 @@ import {
   SCHEMES,
   SIDES,
 } from "../../lib/ops/mod.ts";
-import { DISTORTION } from "../../lib/calibration/mod.ts";
 
 const shape = { layers: 5, kvHeads: 3, headDim: 64 };
 

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { test } from "node:test";
-import { loadCalibration, type Model } from "../../mod.ts";
-import { Activations, readText, textPassages, train } from "../../lib/calibration/mod.ts";
+import { train } from "../../lib/calibration/train.ts";
+import { type Model } from "../../mod.ts";
+import { Activations, loadCalibration, readText, textPassages } from "../../lib/calibration/mod.ts";
 import { KvCache, kvConfig, type Scheme, SCHEMES, type SideScheme, Tensor } from "../../lib/ops/mod.ts";
 import { ropeFrequencies } from "../../lib/models/rope.ts";
 import { folder, openEmbedded, tokenizer } from "../support/embedded.ts";

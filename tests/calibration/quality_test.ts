@@ -2,8 +2,8 @@ import { assert, assertRejects, assertThrows } from "@std/assert";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { test } from "node:test";
-import { EMBEDDED_MODEL, loadCalibration, openModel, Tokenizer } from "../../mod.ts";
-import { evaluate, readText, textPassages } from "../../lib/calibration/mod.ts";
+import { EMBEDDED_MODEL, openModel, Tokenizer } from "../../mod.ts";
+import { evaluate, loadCalibration, readText, textPassages } from "../../lib/calibration/mod.ts";
 import { Device, KvCache, kvConfig } from "../../lib/ops/mod.ts";
 
 const folder = fileURLToPath(EMBEDDED_MODEL);

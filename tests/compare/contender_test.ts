@@ -1,11 +1,11 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { test } from "node:test";
-import { loadCalibration } from "../../mod.ts";
 import {
   contender,
   drifts,
   evaluate,
   greedy,
+  loadCalibration,
   MethodCalibrator,
   methodOf,
   type ProductMethod,

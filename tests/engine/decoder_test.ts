@@ -2,10 +2,10 @@ import { assert, assertEquals } from "@std/assert";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { Decoder, EMBEDDED_MODEL, LanguageModel, Tokenizer } from "../../mod.ts";
+import { EMBEDDED_MODEL, LanguageModel, Tokenizer } from "../../mod.ts";
 import { Runner, type RunnerRow } from "../../lib/engine/runner.ts";
 import { readText } from "../../lib/calibration/mod.ts";
-import { Tensor } from "../../lib/ops/mod.ts";
+import { Decoder, Tensor } from "../../lib/ops/mod.ts";
 import { skipCuda } from "../support/device.ts";
 import { Random } from "../support/random.ts";
 

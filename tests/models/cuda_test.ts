@@ -2,8 +2,8 @@ import { assert, assertEquals } from "@std/assert";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { EMBEDDED_MODEL, LanguageModel, loadCalibration, openModel, Tokenizer } from "../../mod.ts";
-import { evaluate, readText, textPassages } from "../../lib/calibration/mod.ts";
+import { EMBEDDED_MODEL, LanguageModel, openModel, Tokenizer } from "../../mod.ts";
+import { evaluate, loadCalibration, readText, textPassages } from "../../lib/calibration/mod.ts";
 import { Device, KvCache, kvConfig, PRESETS } from "../../lib/ops/mod.ts";
 import { skipCuda as skip } from "../support/device.ts";
 

@@ -3,21 +3,11 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import {
-  LanguageModel,
-  loadCalibration,
-  openModel,
-  openTokenizer,
-  readModelConfig,
-  Tokenizer,
-  weightBytesOf,
-  WeightsError,
-} from "../../mod.ts";
-import { evaluate, readText } from "../../lib/calibration/mod.ts";
-import { Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
+import { LanguageModel, openModel, openTokenizer, readModelConfig, Tokenizer, WeightsError } from "../../mod.ts";
+import { evaluate, loadCalibration, readText } from "../../lib/calibration/mod.ts";
+import { Device, KvCache, kvConfig, Tensor, weightBytesOf, writeSafetensors } from "../../lib/ops/mod.ts";
 import { planOf } from "../../lib/models/model.ts";
 import { loadWeights } from "../../lib/models/weights/decoder_weights.ts";
-import { writeSafetensors } from "../../mod.ts";
 import { type GgufEntry, writeGguf } from "../../scripts/frame/gguf.ts";
 import { llamaMetadata, llamaTensors, type RandomTensor } from "../support/gguf.ts";
 import { Random } from "../support/random.ts";

@@ -1,8 +1,8 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { test } from "node:test";
+import { syntheticConfig } from "../../lib/ops/mod.ts";
 import { ARCHITECTURES, planOf } from "../../lib/models/model.ts";
 import { architectures } from "../../lib/weights/architectures.ts";
-import { syntheticConfig } from "../../mod.ts";
 
 test("an architecture whose config.json is read can be run, and the other way about", () => {
   assertEquals(ARCHITECTURES.map(({ name }) => name).sort(), Object.keys(architectures).sort());

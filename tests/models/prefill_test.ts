@@ -1,9 +1,8 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { fileURLToPath } from "node:url";
-import { EMBEDDED_MODEL, loadCalibration, openModel, Tokenizer } from "../../mod.ts";
-import { readText } from "../../lib/calibration/mod.ts";
-import { type Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
-import type { PrefillPlan } from "../../mod.ts";
+import { EMBEDDED_MODEL, openModel, Tokenizer } from "../../mod.ts";
+import { loadCalibration, readText } from "../../lib/calibration/mod.ts";
+import { type Device, KvCache, kvConfig, type PrefillPlan, Tensor } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";
 

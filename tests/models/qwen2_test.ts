@@ -3,9 +3,9 @@ import { copyFileSync, existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
-import { loadCalibration, type Model, openModel, parameterCount, readModelConfig, weightBytesOf } from "../../mod.ts";
-import { evaluate } from "../../lib/calibration/mod.ts";
-import { type Device, KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
+import { type Model, openModel, readModelConfig } from "../../mod.ts";
+import { evaluate, loadCalibration } from "../../lib/calibration/mod.ts";
+import { type Device, KvCache, kvConfig, parameterCount, Tensor, weightBytesOf } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 import { withFolder } from "../weights/fixture.ts";
 

@@ -1,18 +1,19 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
+import { EMBEDDED_MODEL, LanguageModel, type ModelConfig, readModelConfig } from "../../mod.ts";
 import {
-  EMBEDDED_MODEL,
-  LanguageModel,
-  type ModelConfig,
+  type Device,
+  KvCache,
+  kvConfig,
+  layerFormat,
   parameterCount,
-  readModelConfig,
   SYNTHETIC,
   syntheticConfig,
   syntheticModel,
   syntheticPrompt,
-} from "../../mod.ts";
-import { type Device, KvCache, kvConfig, layerFormat, Tensor } from "../../lib/ops/mod.ts";
+  Tensor,
+} from "../../lib/ops/mod.ts";
 import { bf16Calibration } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 
