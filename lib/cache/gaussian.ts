@@ -5,7 +5,7 @@
  * @module
  */
 
-import { type CodedFormatName } from "./format.ts";
+import type { CodedFormatName } from "./format.ts";
 
 // deno-fmt-ignore
 const CODEBOOKS: Record<CodedFormatName, string> = {

@@ -54,7 +54,7 @@ await command({
  * @module
  */
 
-import { type CodedFormatName } from "./format.ts";
+import type { CodedFormatName } from "./format.ts";
 
 // deno-fmt-ignore
 const CODEBOOKS: Record<CodedFormatName, string> = {
