@@ -46,6 +46,7 @@ export {
   type ChatMessage,
   type ChatTemplateOptions,
   type EncodeOptions,
+  type Stops,
   Tokenizer,
   type TokenizerSource,
 } from "./lib/tokenizer/tokenizer.ts";

@@ -86,17 +86,19 @@ export class Tokenizer {
 
   private constructor(source: TokenizerSource) {
     this.#path = source.path;
-    this.#description = corrected(source.description);
     this.#config = source.config;
-    const { vocabulary, added, decoder } = checked(this.#path, this.#description);
+    const { vocabulary, added, decoder } = checked(this.#path, source.description);
+    const names = new Set(added.map(({ content }) => content));
+    const known = (token: string): boolean => names.has(token) || Object.hasOwn(vocabulary, token);
+    checkPostprocessor(this.#path, source.description.post_processor, known);
     try {
+      this.#description = corrected(source.description);
       this.vocabulary = new Vocabulary(vocabulary, added, decoder);
       this.#encoder = new HuggingFaceTokenizer(this.#description, this.#config);
       keepWordsWhole(this.#encoder, added);
     } catch (error) {
       throw new TokenizerError(`${this.#path}: ${(error as Error).message}`);
     }
-    checkPostprocessor(this.#path, source.description.post_processor, (token) => this.tokenId(token) !== undefined);
     this.bosId = this.#namedId("bos_token") ?? null;
     const eosId = this.#namedId("eos_token");
     const named = endIds((name) => {

@@ -16,6 +16,8 @@ export interface Pretokenizer {
   readonly begins: boolean;
   /** Whether a text ends with the separator where the file does not tell. */
   readonly separates: boolean;
+  /** Whether a text is composed (Unicode's NFC) first, as the model's own tokenizer.json does. A GGUF file does not tell. */
+  readonly composes: boolean;
 }
 
 const ENDINGS = "'s|'t|'re|'ve|'m|'ll|'d", ANY_ENDING = `(?i:${ENDINGS})`;
@@ -61,7 +63,7 @@ const BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+";
 const JAIS2_SPACE = [512, 256, 128, 64, 32, 16, 8, 4].map((n) => `\\s{${n}}(?!\\S)|`).join("") +
   "\\s{1,2}(?!\\S)|\\s{1}";
 
-type Flag = "whole" | "begins" | "separates";
+type Flag = "whole" | "begins" | "separates" | "composes";
 
 /** Groups: names, expressions, and what else the names mean. */
 const GROUPS: readonly (readonly [names: string, splits: readonly string[], ...flags: Flag[]])[] = [
@@ -79,7 +81,8 @@ const GROUPS: readonly (readonly [names: string, splits: readonly string[], ...f
     "begins",
   ],
   ["dbrx smaug-bpe glm4 chatglm-bpe", [LLAMA3]],
-  ["qwen2 deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", [QWEN2]],
+  ["qwen2", [QWEN2], "composes"],
+  ["deepseek-r1-qwen kormo f2llmv2 megrez stablelm2 hunyuan solar-open grok-2", [QWEN2]],
   [
     "qwen35",
     [
@@ -181,6 +184,7 @@ export const PRETOKENIZERS: ReadonlyMap<string, Pretokenizer> = new Map(
       whole: flags.includes("whole"),
       begins: flags.includes("begins"),
       separates: flags.includes("separates"),
+      composes: flags.includes("composes"),
     }])
   ),
 );

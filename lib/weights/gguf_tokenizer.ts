@@ -153,7 +153,7 @@ function byteLevelModel(
       truncation: null,
       padding: null,
       added_tokens: addedTokens(tokens, kinds, [CONTROL]),
-      normalizer: null,
+      normalizer: pretokenizer.composes ? { type: "NFC" } : null,
       pre_tokenizer: { type: "Sequence", pretokenizers: [...pretokenizer.splits.map(split), byteLevel] },
       decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
       model: {

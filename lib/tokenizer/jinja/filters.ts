@@ -6,7 +6,7 @@
  */
 
 import { getter, item } from "./access.ts";
-import { printed } from "./format.ts";
+import { fixed, printed } from "./format.ts";
 import { JinjaError } from "./lexer.ts";
 import { capital, center, entriesOf, lines, replace, strip } from "./methods.ts";
 import { testOf } from "./tests.ts";
@@ -170,9 +170,9 @@ function rounded(value: Value, given: Given): Value {
   if (method === "ceil") return float(Math.ceil(scaled) / scale);
   if (method === "floor") return float(Math.floor(scaled) / scale);
   if (!isFloat(value)) return number;
-  // Python rounds a half to the even neighbour.
-  const low = Math.floor(scaled), half = scaled - low === 0.5;
-  return float((half ? low + (low % 2 === 0 ? 0 : 1) : Math.round(scaled)) / scale);
+  const decimals = given.whole(0, "precision", 0);
+  if (decimals >= 0) return float(Number(fixed(number, decimals)));
+  return float(Math.round(scaled) / scale);
 }
 
 function toJson(value: Value, given: Given): Value {

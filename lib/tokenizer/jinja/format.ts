@@ -58,6 +58,16 @@ function converted(value: Value, kind: string, flags: string, precision: string 
   return sign + digits(Math.abs(number), kind, precision === undefined ? undefined : Number(precision));
 }
 
+/** A number with so many decimals. Python rounds what is exactly a half to the even neighbour, JavaScript away from 0. */
+export function fixed(number: number, decimals: number): string {
+  const written = number.toFixed(decimals);
+  if (decimals > 70 || Math.abs(number) >= 1e21) return written;
+  const [, kept, rest] = /^([^]*?)(\d{30})$/.exec(number.toFixed(decimals + 30))!;
+  if (!/^50*$/.test(rest)) return written;
+  const even = kept.replace(/\.$/, "");
+  return "02468".includes(even.at(-1)!) ? even : written;
+}
+
 function digits(number: number, kind: string, precision: number | undefined): string {
   const exponent = (written: string): string => written.replace(/e([+-])(\d)$/, "e$10$2");
   switch (kind) {
@@ -75,9 +85,9 @@ function digits(number: number, kind: string, precision: number | undefined): st
       return Math.trunc(number).toString(2);
     case "f":
     case "F":
-      return number.toFixed(precision ?? 6);
+      return fixed(number, precision ?? 6);
     case "%":
-      return `${(number * 100).toFixed(precision ?? 6)}%`;
+      return `${fixed(number * 100, precision ?? 6)}%`;
     case "e":
       return exponent(number.toExponential(precision ?? 6));
     case "g": {
