@@ -38,6 +38,7 @@ export {
   type ChatMessage,
   type ChatTemplateOptions,
   type EncodeOptions,
+  type Stops,
   Tokenizer,
   type TokenizerSource,
 } from "./lib/tokenizer/tokenizer.ts";

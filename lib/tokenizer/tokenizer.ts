@@ -1,18 +1,23 @@
 /**
- * Text to token ids and back, and chat templates, from a model's Hugging Face files. The algorithms are those of
- * `@huggingface/tokenizers` and `@huggingface/jinja`.
+ * Text to token ids and back, and chat templates, from a model's Hugging Face files. The algorithms of
+ * encoding are those of `@huggingface/tokenizers`.
  *
  * @module
  */
 
 import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { Template } from "@huggingface/jinja";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { keepWordsWhole } from "./added.ts";
 import { Detokenizer, type DetokenizerOptions } from "./detokenizer.ts";
+import { endIds } from "./ends.ts";
+import { JinjaTemplate } from "./jinja/render.ts";
+import { type ChatMessage, plainMessages } from "./messages.ts";
+import { checkPostprocessor } from "./postprocessor.ts";
 import { corrected } from "./pretokenizer.ts";
 import { type AddedToken, type DecoderDescription, TokenizerError, Vocabulary } from "./vocabulary.ts";
 
+export { type ChatMessage } from "./messages.ts";
 export { TokenizerError } from "./vocabulary.ts";
 
 /** How a text is encoded. */
@@ -26,16 +31,6 @@ export interface EncodeOptions {
   readonly parseSpecialTokens?: boolean;
 }
 
-/** One message of a chat. Further fields reach the template as they are. */
-export interface ChatMessage {
-  /** Who speaks: "system", "user", "assistant", "tool". */
-  readonly role: string;
-  /** What is said; parts or null where the template knows them. */
-  readonly content?: unknown;
-  /** Whatever else the template reads, e.g. `tool_calls`. */
-  readonly [field: string]: unknown;
-}
-
 /** What a chat template is given besides the messages. */
 export interface ChatTemplateOptions {
   /** Whether the text ends with the start of the assistant's answer. Default true. */
@@ -44,6 +39,14 @@ export interface ChatTemplateOptions {
   readonly tools?: readonly unknown[];
   /** Further variables of the template. */
   readonly variables?: Readonly<Record<string, unknown>>;
+}
+
+/** Stop strings, told apart by how they are met. */
+export interface Stops {
+  /** Ids of those that are the names of control tokens: such a token ends the answer. */
+  readonly ids: readonly number[];
+  /** The others, sought in the text: for a StopMatcher. */
+  readonly texts: readonly string[];
 }
 
 type Json = Record<string, unknown>;
@@ -68,7 +71,10 @@ export class Tokenizer {
   readonly vocabulary: Vocabulary;
   /** Id of the token that begins a text, or null. */
   readonly bosId: number | null;
-  /** Ids of the tokens that end a text or an answer: the tokenizer's own and those of generation_config.json. */
+  /**
+   * Ids of the tokens that end a text or an answer: the tokenizer's own, those of generation_config.json, and added
+   * tokens that are ends by their names (`<|im_end|>`, `<|eot_id|>`, `<end_of_turn>`, ...).
+   */
   readonly eosIds: readonly number[];
   readonly #path: string;
   readonly #description: Json;
@@ -76,21 +82,30 @@ export class Tokenizer {
   readonly #encoder: HuggingFaceTokenizer;
   #plainEncoder: HuggingFaceTokenizer | undefined;
   readonly #templates: ReadonlyMap<string, string>;
+  readonly #parsed = new Map<string, JinjaTemplate>();
 
   private constructor(source: TokenizerSource) {
     this.#path = source.path;
-    this.#description = corrected(source.description);
     this.#config = source.config;
-    const { vocabulary, added, decoder } = checked(this.#path, this.#description);
+    const { vocabulary, added, decoder } = checked(this.#path, source.description);
+    const names = new Set(added.map(({ content }) => content));
+    const known = (token: string): boolean => names.has(token) || Object.hasOwn(vocabulary, token);
+    checkPostprocessor(this.#path, source.description.post_processor, known);
     try {
+      this.#description = corrected(source.description);
       this.vocabulary = new Vocabulary(vocabulary, added, decoder);
       this.#encoder = new HuggingFaceTokenizer(this.#description, this.#config);
+      keepWordsWhole(this.#encoder, added);
     } catch (error) {
       throw new TokenizerError(`${this.#path}: ${(error as Error).message}`);
     }
     this.bosId = this.#namedId("bos_token") ?? null;
     const eosId = this.#namedId("eos_token");
-    this.eosIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...source.eosIds])];
+    const named = endIds((name) => {
+      const id = this.tokenId(name);
+      return id !== undefined && this.vocabulary.isAdded(id) ? id : undefined;
+    });
+    this.eosIds = [...new Set([...(eosId === undefined ? [] : [eosId]), ...source.eosIds, ...named])];
     this.#templates = source.templates;
   }
 
@@ -159,9 +174,19 @@ export class Tokenizer {
   }
 
   /**
+   * Stop strings, told apart: control tokens leave no text, so a stop string that is the name of one (`<|im_end|>`) is
+   * met as an id.
+   */
+  stops(strings: readonly string[]): Stops {
+    const ids = strings.map((text) => this.#controlId(text));
+    return { ids: ids.filter((id) => id !== undefined), texts: strings.filter((_, i) => ids[i] === undefined) };
+  }
+
+  /**
    * The text of a chat. It carries the begin token where the template puts it: encode it with `addSpecialTokens: false`.
-   * With `tools`, a template named "tool_use" is taken where the model has one. Throws {@link TokenizerError} where the
-   * model has no template or the template refuses the messages.
+   * With `tools`, a template named "tool_use" is taken where the model has one. As in transformers, `tools` and
+   * `documents` are None where they are not given. Throws {@link TokenizerError} where the model has no template, the
+   * template refuses the messages, or a message has a part that is not text.
    */
   applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
     const tools = options.tools?.length ? options.tools : undefined;
@@ -177,12 +202,16 @@ export class Tokenizer {
       const text = name.endsWith("_token") ? tokenText(this.#config[name]) : undefined;
       if (text !== undefined) specials[name] = text;
     }
+    const plain = plainMessages(messages);
     try {
-      return new Template(source).render({
+      let template = this.#parsed.get(source);
+      if (!template) this.#parsed.set(source, template = new JinjaTemplate(source));
+      return template.render({
         ...specials,
+        documents: null,
         ...options.variables,
-        messages,
-        ...(tools ? { tools } : {}),
+        messages: plain,
+        tools: tools ?? null,
         add_generation_prompt: options.addGenerationPrompt ?? true,
       });
     } catch (error) {
@@ -196,11 +225,20 @@ export class Tokenizer {
     const added = (this.#description.added_tokens ?? []) as AddedToken[];
     const model = this.#description.model as { vocab: Record<string, number> };
     const vocab = { ...model.vocab, ...Object.fromEntries(added.map(({ content, id }) => [content, id])) };
-    return this.#plainEncoder = new HuggingFaceTokenizer({
+    const plain = added.filter((token) => !token.special);
+    this.#plainEncoder = new HuggingFaceTokenizer({
       ...this.#description,
       model: { ...model, vocab },
-      added_tokens: added.filter((token) => !token.special),
+      added_tokens: plain,
     }, this.#config);
+    keepWordsWhole(this.#plainEncoder, plain);
+    return this.#plainEncoder;
+  }
+
+  /** The id of a control token by its name, or undefined where there is none or it is text. */
+  #controlId(name: string): number | undefined {
+    const id = this.tokenId(name);
+    return id !== undefined && this.vocabulary.isSpecial(id) ? id : undefined;
   }
 
   #namedId(name: string): number | undefined {

@@ -18,6 +18,8 @@ export interface AddedToken {
   readonly content: string;
   /** Whether it is a control token, not text. */
   readonly special: boolean;
+  /** Whether it stands for a whole word only, not for a part of one. */
+  readonly single_word?: boolean;
 }
 
 /** The parts of `tokenizer.json` that say how ids become text. */
@@ -83,6 +85,11 @@ export class Vocabulary {
   /** The token as the vocabulary spells it, or undefined where the id has none. */
   token(id: number): string | undefined {
     return this.#tokens[id];
+  }
+
+  /** Whether the id was added to the vocabulary by name, as control token or text. */
+  isAdded(id: number): boolean {
+    return this.#added.has(id);
   }
 
   /** Whether the id is a control token, not text. */

@@ -6,6 +6,7 @@
 
 import type { Gguf } from "./gguf.ts";
 import { GgufFields } from "./gguf_fields.ts";
+import { PRETOKENIZERS, REFUSED_PRETOKENIZERS } from "./gguf_pretokenizers.ts";
 import { type JsonObject, WeightsError } from "./json.ts";
 
 /** What a tokenizer is made from. */
@@ -23,44 +24,24 @@ export interface GgufTokenizer {
 // Values of tokenizer.ggml.token_type.
 const UNKNOWN = 2, CONTROL = 3, USER_DEFINED = 4;
 
-const GPT2 = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
-const LLAMA3 =
-  "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
 const split = (regex: string): JsonObject => ({
   type: "Split",
   pattern: { Regex: regex },
   behavior: "Isolated",
   invert: false,
 });
-const byteLevel = (useRegex: boolean): JsonObject => ({
-  type: "ByteLevel",
-  add_prefix_space: false,
-  trim_offsets: true,
-  use_regex: useRegex,
-});
-const sequence = (...pretokenizers: JsonObject[]): JsonObject => ({ type: "Sequence", pretokenizers });
-const digits: JsonObject = { type: "Digits", individual_digits: true };
+const byteLevel: JsonObject = { type: "ByteLevel", add_prefix_space: false, trim_offsets: true, use_regex: false };
 
-/** How byte-level models cut a text into words, by tokenizer.ggml.pre; `whole` takes words that are tokens without merging. */
-const pretokenizers: Readonly<
-  Record<string, { readonly steps: JsonObject; readonly whole?: boolean; readonly bos?: boolean }>
-> = {
-  "gpt-2": { steps: byteLevel(true) },
-  "smollm": { steps: sequence(digits, byteLevel(true)) },
-  "llama-bpe": { steps: sequence(split(LLAMA3), byteLevel(false)), whole: true, bos: true },
-  // What llama.cpp does where a file does not tell: punctuation apart, then GPT-2's words, then numbers by three.
-  "default": {
-    steps: sequence(
-      split("[\\p{P}\\$\\+<=>\\^~\\|]+"),
-      split(GPT2),
-      split("\\p{N}+"),
-      split("[0-9][0-9][0-9]"),
-      byteLevel(false),
-    ),
-  },
+/** Kinds of tokenizers that are known and not supported. */
+const REFUSED: Readonly<Record<string, string>> = {
+  bert: "WordPiece, of encoder models",
+  t5: "Unigram, of encoder-decoder models",
+  rwkv: "RWKV's own",
+  plamo2: "PLaMo-2's own",
+  gemma4: "of Gemma 4, which is not supported",
+  hybriddna: "of DNA sequences",
+  whitespace: "of encoder models",
 };
-const aliases: Readonly<Record<string, string>> = { "llama3": "llama-bpe", "llama-v3": "llama-bpe", "gpt2": "gpt-2" };
 
 /** Reads the tokenizer. Throws WeightsError for a kind that the runtime does not have, by its name. */
 export function ggufTokenizer(file: Gguf): GgufTokenizer {
@@ -72,6 +53,8 @@ export function ggufTokenizer(file: Gguf): GgufTokenizer {
     throw fields.wrong("tokenizer.ggml.token_type", `a list of ${tokens.length} numbers`);
   }
   const ids = (name: string): number | undefined => {
+    // 2 ** 32 - 1 says that there is none.
+    if (file.metadata.get(`tokenizer.ggml.${name}_token_id`) === 0xffffffff) return undefined;
     const id = fields.count(`tokenizer.ggml.${name}_token_id`, 0);
     if (id !== undefined && id >= tokens.length) {
       throw fields.wrong(`tokenizer.ggml.${name}_token_id`, `a token id below ${tokens.length}`);
@@ -79,16 +62,23 @@ export function ggufTokenizer(file: Gguf): GgufTokenizer {
     return id;
   };
   const bos = ids("bos"), eos = ids("eos"), ends = [eos, ids("eot"), ids("eom")].filter((id) => id !== undefined);
-  let description: JsonObject, begins: boolean;
-  if (kind === "gpt2") ({ description, begins } = byteLevelModel(fields, tokens, kinds));
+  let description: JsonObject, begins: boolean, separates = false;
+  if (kind === "gpt2") ({ description, begins, separates } = byteLevelModel(file.path, fields, tokens, kinds));
   else if (kind === "llama") ({ description, begins } = sentencePieceModel(fields, tokens, kinds));
   else {
+    const why = kind !== undefined && Object.hasOwn(REFUSED, kind) ? ` (${REFUSED[kind]})` : "";
     throw new WeightsError(
-      `${file.path}: the tokenizer ${JSON.stringify(kind ?? "(none)")} is not supported; supported: gpt2, llama`,
+      `${file.path}: tokenizer.ggml.model: the tokenizer ${JSON.stringify(kind ?? "(none)")}${why} is not supported; ` +
+        "supported: gpt2 (byte-level BPE), llama (SentencePiece)",
     );
   }
   begins = fields.flag("tokenizer.ggml.add_bos_token") ?? begins;
-  description.post_processor = begins && bos !== undefined ? beginning(tokens[bos], bos) : null;
+  const first = begins && bos !== undefined ? [bos] : [];
+  const last = [
+    ...(fields.flag("tokenizer.ggml.add_eos_token") && eos !== undefined ? [eos] : []),
+    ...((fields.flag("tokenizer.ggml.add_sep_token") ?? separates) ? [ids("separator") ?? ids("seperator")] : []),
+  ].filter((id) => id !== undefined);
+  description.post_processor = first.length + last.length > 0 ? around(tokens, first, last) : null;
   const config: JsonObject = {};
   for (const [name, id] of [["bos_token", bos], ["eos_token", eos], ["unk_token", ids("unknown")]] as const) {
     if (id !== undefined) config[name] = tokens[id];
@@ -96,14 +86,18 @@ export function ggufTokenizer(file: Gguf): GgufTokenizer {
   return { description, config, templates: chatTemplates(file, fields), eosIds: [...new Set(ends)] };
 }
 
-/** Puts a token before every text. */
-function beginning(token: string, id: number): JsonObject {
-  const special = { SpecialToken: { id: token, type_id: 0 } };
+/** Puts tokens before and after every text. */
+function around(tokens: readonly string[], first: readonly number[], last: readonly number[]): JsonObject {
+  const special = (id: number): JsonObject => ({ SpecialToken: { id: tokens[id], type_id: 0 } });
+  const text = (id: string, type: number): JsonObject => ({ Sequence: { id, type_id: type } });
+  const before = first.map(special), after = last.map(special);
   return {
     type: "TemplateProcessing",
-    single: [special, { Sequence: { id: "A", type_id: 0 } }],
-    pair: [special, { Sequence: { id: "A", type_id: 0 } }, { Sequence: { id: "B", type_id: 1 } }],
-    special_tokens: { [token]: { id: token, ids: [id], tokens: [token] } },
+    single: [...before, text("A", 0), ...after],
+    pair: [...before, text("A", 0), text("B", 1), ...after],
+    special_tokens: Object.fromEntries(
+      [...first, ...last].map((id) => [tokens[id], { id: tokens[id], ids: [id], tokens: [tokens[id]] }]),
+    ),
   };
 }
 
@@ -131,15 +125,19 @@ function vocabulary(tokens: readonly string[]): Record<string, number> {
 }
 
 function byteLevelModel(
+  path: string,
   fields: GgufFields,
   tokens: readonly string[],
   kinds: readonly number[],
-): { description: JsonObject; begins: boolean } {
-  const key = "tokenizer.ggml.pre", named = fields.text(key) ?? "default", name = aliases[named] ?? named;
-  if (!Object.hasOwn(pretokenizers, name)) {
-    throw fields.wrong(key, `one of ${[...Object.keys(pretokenizers), ...Object.keys(aliases)].join(", ")}`);
+): { description: JsonObject; begins: boolean; separates: boolean } {
+  const key = "tokenizer.ggml.pre", name = fields.text(key) ?? "default", pretokenizer = PRETOKENIZERS.get(name);
+  if (!pretokenizer) {
+    const why = REFUSED_PRETOKENIZERS.get(name);
+    if (why !== undefined) {
+      throw new WeightsError(`${path}: ${key}: the pre-tokenizer "${name}" is not supported: ${why}`);
+    }
+    throw fields.wrong(key, `one of ${[...PRETOKENIZERS.keys()].join(", ")}`);
   }
-  const { steps, whole = false, bos = false } = pretokenizers[name];
   const merges = fields.texts("tokenizer.ggml.merges");
   if (merges === undefined) throw fields.wrong("tokenizer.ggml.merges", "a list of texts");
   const pairs = merges.map((merge) => {
@@ -148,14 +146,15 @@ function byteLevelModel(
     return [merge.slice(0, at), merge.slice(at + 1)];
   });
   return {
-    begins: bos,
+    begins: pretokenizer.begins,
+    separates: pretokenizer.separates,
     description: {
       version: "1.0",
       truncation: null,
       padding: null,
       added_tokens: addedTokens(tokens, kinds, [CONTROL]),
-      normalizer: null,
-      pre_tokenizer: steps,
+      normalizer: pretokenizer.composes ? { type: "NFC" } : null,
+      pre_tokenizer: { type: "Sequence", pretokenizers: [...pretokenizer.splits.map(split), byteLevel] },
       decoder: { type: "ByteLevel", add_prefix_space: true, trim_offsets: true, use_regex: true },
       model: {
         type: "BPE",
@@ -165,7 +164,7 @@ function byteLevelModel(
         end_of_word_suffix: null,
         fuse_unk: false,
         byte_fallback: false,
-        ignore_merges: whole,
+        ignore_merges: pretokenizer.whole,
         vocab: vocabulary(tokens),
         merges: pairs,
       },

@@ -49,7 +49,7 @@ export function writeByteLevel(folder: string, changes: Record<string, unknown> 
 }
 
 /** GPT-2's alphabet, from its rule: visible Latin-1 stands for itself, the rest follows from U+0100. */
-function byteAlphabet(): string[] {
+export function byteAlphabet(): string[] {
   const visible = (byte: number): boolean => /[!-~¡-¬®-ÿ]/.test(String.fromCharCode(byte));
   let next = 256;
   return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(visible(byte) ? byte : next++));

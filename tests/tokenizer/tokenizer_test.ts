@@ -160,7 +160,8 @@ test("tokenizer: a SentencePiece model with byte fallback", () =>
 test("tokenizer: ends of text come from tokenizer_config.json and generation_config.json", () =>
   withFolder((folder) => {
     writeByteLevel(folder);
-    assertEquals([Tokenizer.open(folder).bosId, Tokenizer.open(folder).eosIds], [null, []]);
+    // Known by its name.
+    assertEquals([Tokenizer.open(folder).bosId, Tokenizer.open(folder).eosIds], [null, [257]]);
     const config = { bos_token: { content: "<s>" }, eos_token: "</s>" };
     writeFileSync(join(folder, "tokenizer_config.json"), JSON.stringify(config));
     writeFileSync(join(folder, "generation_config.json"), JSON.stringify({ eos_token_id: [258, 257] }));
@@ -248,4 +249,114 @@ test("tokenizer: files that are missing, broken or of another kind are named wit
     mkdirSync(path);
     rmSync(join(folder, "tokenizer_config.json"));
     refused("");
+  }));
+
+// Ids from the tokenizers library 0.23.2.
+test("tokenizer: a single-word token is not found inside a word", () => {
+  const description = json(tinyLlama, "tokenizer.json");
+  const single = (id: number, content: string) => ({
+    id,
+    content,
+    single_word: true,
+    lstrip: false,
+    rstrip: false,
+    normalized: false,
+    special: false,
+  });
+  description.added_tokens.push(single(6144, "zqf"), single(6145, "<x>"), single(6146, "zq"));
+  const tokenizer = Tokenizer.from({ path: "file", description, config: {}, eosIds: [], templates: new Map() });
+  const cases: [text: string, ids: number[]][] = [
+    ["zqf", [6144]],
+    ["a zqf b", [66, 222, 6144, 283]],
+    ["zqfbar", [91, 82, 71, 2752]],
+    ["xzqf", [89, 91, 82, 71]],
+    ["zqf.", [6144, 15]],
+    ["(zqf)", [9, 6144, 10]],
+    ["zqf_", [91, 82, 71, 64]],
+    ["_zqf", [64, 91, 82, 71]],
+    ["zqf1", [91, 82, 71, 18]],
+    ["ézqf", [129, 104, 91, 82, 71]],
+    ["zqf é", [6144, 222, 129, 104]],
+    ["zqfzqf", [91, 82, 71, 91, 82, 71]],
+    ["zqf zqf", [6144, 222, 6144]],
+    ["<x>", [6145]],
+    ["a<x>b", [66, 29, 89, 31, 67]],
+    ["a <x> b", [66, 222, 6145, 283]],
+    ["<x><x>", [6145, 6145]],
+    ["zq's zq, bzq zqfzq", [6146, 743, 222, 6146, 13, 283, 91, 82, 1046, 82, 71, 91, 82]],
+    ["zqf\u0301", [91, 82, 71, 138, 225]],
+    ["zqf-zq", [6144, 14, 6146]],
+    ["<|end_of_text|>zqf<|end_of_text|>", [1, 6144, 1]],
+    ["zqf\u200d", [91, 82, 71, 442, 237]],
+    ["zqf日", [91, 82, 71, 164, 247, 100]],
+  ];
+  for (const [text, ids] of cases) {
+    assertEquals(tokenizer.encode(text, { addSpecialTokens: false }), ids, JSON.stringify(text));
+    if (text.includes("<|")) continue;
+    assertEquals(tokenizer.encode(text, { addSpecialTokens: false, parseSpecialTokens: false }), ids, text);
+  }
+});
+
+test("tokenizer: a letter without case in an expression is every letter that folds to it", () =>
+  withFolder((folder) => {
+    const model = json(tinyLlama, "tokenizer.json").model;
+    const cut = (Regex: string): Tokenizer => {
+      const split = { type: "Split", pattern: { Regex }, behavior: "Isolated", invert: false };
+      const bytes = { type: "ByteLevel", add_prefix_space: false, use_regex: false };
+      const pre_tokenizer = { type: "Sequence", pretokenizers: [split, bytes] };
+      writeByteLevel(folder, { model, pre_tokenizer, added_tokens: [], post_processor: null });
+      return Tokenizer.open(folder);
+    };
+    // "'\u017f" apart from what follows: the merges of "ing" alone are applied.
+    const one = cut("(?i:'s|x)");
+    assertEquals(one.encode("'\u017fing"), [...one.encode("'\u017f"), ...one.encode("ing")]);
+    assertEquals(cut("(?i)'[st]").encode("'\u017fing"), one.encode("'\u017fing"));
+  }));
+
+test("tokenizer: a malformed post_processor is named when the tokenizer is opened", () =>
+  withFolder((folder) => {
+    const sequence = [{ Sequence: { id: "A", type_id: 0 } }], begin = { SpecialToken: { id: "<s>", type_id: 0 } };
+    const special_tokens = { "<s>": { id: "<s>", ids: [256], tokens: ["<s>"] } };
+    const malformed: [post_processor: unknown, part: string][] = [
+      [7, "post_processor: expected an object"],
+      [{ type: "Nonsense" }, "post_processor.type"],
+      [{}, "post_processor.type"],
+      [{ type: "TemplateProcessing" }, "post_processor.single"],
+      [{ type: "TemplateProcessing", single: ["$A"], special_tokens }, "post_processor.single[0]"],
+      [{ type: "TemplateProcessing", single: [begin, ...sequence] }, "post_processor.special_tokens"],
+      [{ type: "TemplateProcessing", single: [begin, ...sequence], special_tokens: {} }, 'special_tokens["<s>"]'],
+      [{ type: "TemplateProcessing", single: sequence, pair: [{}] }, "post_processor.pair[0]"],
+      [
+        {
+          type: "TemplateProcessing",
+          single: [{ SpecialToken: { id: "<none>" } }],
+          special_tokens: { "<none>": { ids: [9] } },
+        },
+        "single[0].SpecialToken.id",
+      ],
+      [{ type: "Sequence" }, "post_processor.processors"],
+      [{ type: "Sequence", processors: [{ type: "ByteLevel" }, null] }, "post_processor.processors[1]"],
+      [{ type: "RobertaProcessing", sep: ["</s>", 257] }, "post_processor.cls"],
+    ];
+    for (const [post_processor, part] of malformed) {
+      writeByteLevel(folder, { post_processor });
+      const { message } = assertThrows(() => Tokenizer.open(folder), TokenizerError);
+      assertStringIncludes(message, join(folder, "tokenizer.json"));
+      assertStringIncludes(message, part);
+    }
+    const processors = [{ type: "ByteLevel" }, {
+      type: "TemplateProcessing",
+      single: [begin, ...sequence],
+      special_tokens,
+    }];
+    writeByteLevel(folder, { post_processor: { type: "Sequence", processors } });
+    assertEquals(Tokenizer.open(folder).encode("!"), [256, 33]);
+  }));
+
+test("tokenizer: other kinds of models are refused by name", () =>
+  withFolder((folder) => {
+    for (const type of ["WordPiece", "Unigram", "WordLevel"]) {
+      writeByteLevel(folder, { model: { type, vocab: {}, merges: [] } });
+      assertStringIncludes(assertThrows(() => Tokenizer.open(folder), TokenizerError).message, `"${type}"`);
+    }
   }));
