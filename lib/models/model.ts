@@ -21,6 +21,7 @@ import type { Step, StepObserver } from "./step.ts";
 import { countBytes, countParameters, loadWeights, type LoadWeightsOptions } from "./weights/decoder_weights.ts";
 
 export type { KvObserver, PrefillOptions, PrefillPlan } from "./prompt.ts";
+export { type RopeConfig, ropeFrequencies } from "./rope.ts";
 export type { Step, StepObserver } from "./step.ts";
 
 /** The architectures. What their config.json have of their own is in `weights/architectures.ts`. */

@@ -6,7 +6,6 @@
  */
 
 export * from "./ops.ts";
-export { type RopeConfig, ropeFrequencies } from "../models/rope.ts";
 export type { RopeScaling } from "../weights/model_config.ts";
 export { allocatedBytes, type CacheBytes, cacheBytes, type CacheShape, effectiveBits } from "../cache/bytes.ts";
 export { type CacheOptions, KvCache } from "../cache/cache.ts";
@@ -69,6 +68,8 @@ export {
   type KvObserver,
   parameterCount,
   type PrefillPlan,
+  type RopeConfig,
+  ropeFrequencies,
   type Step,
   type StepObserver,
   weightBytesOf,
