@@ -56,7 +56,7 @@ await command({
   const shape: CacheShape = { layers, kvHeads, headDim };
   const parameters = parameterCount(config);
   // Of a folder config.json is enough; which matrices of a GGUF file are packed, and stay so, is in its head.
-  const packed = synthetic === undefined && isGguf(name), weights = packed ? weightBytesOf(name) : 2 * parameters;
+  const packed = synthetic === undefined && isGguf(name), weights = weightBytesOf(packed ? name : config);
   const rows = Object.keys(PRESETS).map((name) => {
     const kv = checked(() => kvConfig(name, options));
     const { keys, values, ...rest } = presetScheme(name);

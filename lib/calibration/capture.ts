@@ -94,24 +94,24 @@ class Passage implements Disposable {
     const { skip } = this.#options, count = kv.length - skip;
     const own = this.#into.stored[layer].rows(this.#begin, count);
     own.copyFrom(kv.rows(skip, count));
-    if (this.#shifts) this.#model.rotate(own, this.#shifts.rows(skip, count), this.#model.cacheShape.kvHeads);
+    if (this.#shifts) this.#model.rotate(own, this.#shifts.rows(skip, count), this.#model.cacheShape.kvHeads, layer);
     if (this.#into.importance.length > 0) this.#kv = kv.read();
     this.#first = 0;
   }
 
   /** Takes the queries of a layer's next chunk. */
   queries(layer: number, queries: Tensor): void {
-    const q = queries.read() as Float32Array, moved = this.#moved(q, queries);
+    const q = queries.read() as Float32Array, moved = this.#moved(layer, q, queries);
     this.#addMoments(layer, moved, queries.length);
     if (this.#into.importance.length > 0) this.#addImportance(layer, q, moved, queries.length);
     this.#first += queries.length;
   }
 
   /** The queries where they are to stand for. */
-  #moved(q: Float32Array, queries: Tensor): Float32Array {
+  #moved(layer: number, q: Float32Array, queries: Tensor): Float32Array {
     if (!this.#shifts) return q;
     using copy = Tensor.from(this.#model.device, q, queries.shape);
-    this.#model.rotate(copy, this.#shifts.rows(this.#first, queries.length), this.#model.config.heads);
+    this.#model.rotate(copy, this.#shifts.rows(this.#first, queries.length), this.#model.config.heads, layer);
     return copy.read();
   }
 

@@ -7,19 +7,21 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { attention, attentionPrefill, embedding, type KvLayer, linear, rope } from "../ops/ops.ts";
+import { attention, attentionPrefill, embedding, headNorm, type KvLayer, linear, rope, scale } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { CacheShape } from "../cache/bytes.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
-import type { AttentionPlan, FeedForwardPlan, ModelPlan } from "./architecture.ts";
+import type { AttentionPlan, ModelPlan, Rotation } from "./architecture.ts";
+import { contribute, type FeedForward, feedForward, type Rows } from "./feed_forward.ts";
 import { type Chunk, type PrefillOptions, type PrefillPlan, prefillPlan, Prompt } from "./prompt.ts";
-import { ropeFrequencies } from "./rope.ts";
+import { ropeFactor, ropeFrequencies } from "./rope.ts";
+import { type RowSizes, rowSizes } from "./rows.ts";
 import { Step, type StepObserver } from "./step.ts";
-import type { DecoderWeights, LayerWeights, Product } from "./weights/decoder_weights.ts";
+import type { DecoderWeights, Product } from "./weights/decoder_weights.ts";
 
 /** A layer: weights, and what the plan says of it. */
-interface Layer extends LayerWeights {
+interface Layer extends FeedForward {
   /** The queries' part of qkv. */
   readonly q: Product;
   /** The keys' and values' part. */
@@ -27,23 +29,24 @@ interface Layer extends LayerWeights {
   readonly heads: number;
   readonly kvHeads: number;
   readonly headDim: number;
-  /** Angles a position, f32 [headDim / 2]. */
-  readonly frequencies: Tensor;
+  /** Whether the norms of queries and keys are of all heads together. */
+  readonly wholeNorms: boolean;
+  /** How queries and keys are rotated; null where they are not. */
+  readonly turn: Turn | null;
+  /** Angles of the call that rotates and stores in one; null where there is more to do than this call does. */
+  readonly plainFrequencies: Tensor | null;
   /** Factor of the scores. */
   readonly scale: number;
-  readonly activation: FeedForwardPlan["activation"];
-  /** Of the norms. */
-  readonly epsilon: number;
 }
 
-/** Rows that pass through a layer together: a decode step, or a chunk of a prompt. */
-interface Rows {
-  /** Residual stream, f32 [rows, hidden]. */
-  readonly residual: Tensor;
-  /** Output of attention, f32 [rows, heads * headDim]. */
-  readonly attention: Tensor;
-  /** Inner channels of the feed-forward part, f32 [rows, intermediate]. */
-  readonly gated: Tensor;
+/** A rotation. */
+interface Turn {
+  /** Angles a position, f32 [rotaryDim / 2]. */
+  readonly frequencies: Tensor;
+  readonly rotaryDim: number;
+  readonly interleaved: boolean;
+  /** Factor of the rotated channels. */
+  readonly factor: number;
 }
 
 /** From the residual stream of the first `count` of `rows` to `rows.attention`; `cached` is the layer's cache. */
@@ -51,11 +54,30 @@ type Attend<R extends Rows> = (layer: Layer, rows: R, count: number, cached: KvL
 
 /** One layer: x += attention(norm(x)), then x += feedForward(norm(x)). */
 function runLayer<R extends Rows>(layer: Layer, x: R, rows: number, cached: KvLayer, attend: Attend<R>): void {
-  const { residual, attention, gated } = x, { output, gateUp, down, feedForwardNorm: norm, epsilon } = layer;
   attend(layer, x, rows, cached);
-  linear(residual, attention, output.weight, { rows, output: "sum", bias: output.bias });
-  linear(gated, residual, gateUp.weight, { rows, norm, epsilon, output: layer.activation, bias: gateUp.bias });
-  linear(residual, gated, down.weight, { rows, output: "sum", bias: down.bias });
+  contribute(x, x.attention, layer.output, layer.outputNorm, layer, rows);
+  feedForward(layer, x, rows);
+}
+
+/** Norms the heads of queries or keys, where the layer does. */
+function normHeads(
+  x: Tensor,
+  norm: Tensor | undefined,
+  heads: number,
+  layer: Layer,
+  rows: number,
+  stride: number,
+): void {
+  if (norm === undefined) return;
+  const { headDim, wholeNorms, epsilon } = layer;
+  const sizes = wholeNorms ? { heads: 1, headDim: heads * headDim } : { heads, headDim };
+  headNorm(x, norm, { ...sizes, epsilon, rows, stride });
+}
+
+/** Rotates queries or keys, where the layer does. */
+function turnHeads(x: Tensor, positions: Tensor, heads: number, layer: Layer, rows: number, stride: number): void {
+  const { headDim, turn } = layer;
+  if (turn !== null) rope(x, positions, turn.frequencies, { ...turn, rows, heads, headDim, stride });
 }
 
 /** Queries, keys and values, or a part of them: to = part(norm(x)). */
@@ -63,19 +85,23 @@ function project(to: Tensor, x: Tensor, layer: Layer, part: Product, rows: numbe
   linear(to, x, part.weight, { rows, norm: layer.attentionNorm, epsilon: layer.epsilon, bias: part.bias });
 }
 
-/** A decode step: one call rotates, encodes and stores; then the queries read the cache. */
+/** A decode step: queries, keys and values, stored; then the queries read the cache. */
 function attendStep(layer: Layer, step: Step, rows: number, cached: KvLayer): void {
+  const { plainFrequencies } = layer;
+  if (plainFrequencies === null) return attendObservedStep(layer, step, rows, cached);
   const { qkv, keys, values, slots, positions } = step, { heads, scale } = layer, stride = qkv.width;
   project(qkv, step.residual, layer, layer.qkv, rows);
-  cached.ropeQuantize(qkv, keys, values, slots, positions, layer.frequencies, { rows, heads, stride });
+  cached.ropeQuantize(qkv, keys, values, slots, positions, plainFrequencies, { rows, heads, stride });
   attention(step.attention, qkv, cached, slots, positions, { rows, heads, scale, stride });
 }
 
-/** The same in two calls, as the one need not leave rotated keys behind. */
+/** The same with calls of their own for norms, rotation and storing, as the one need not leave rotated keys behind. */
 function attendObservedStep(layer: Layer, step: Step, rows: number, cached: KvLayer): void {
-  const { qkv, keys, values, slots, positions } = step, { heads, headDim, scale } = layer, stride = qkv.width;
+  const { qkv, keys, values, slots, positions } = step, { heads, kvHeads, scale } = layer, stride = qkv.width;
   project(qkv, step.residual, layer, layer.qkv, rows);
-  rope(qkv, positions, layer.frequencies, { rows, heads: heads + layer.kvHeads, headDim, stride });
+  normHeads(qkv, layer.queryNorm, heads, layer, rows, stride);
+  normHeads(keys, layer.keyNorm, kvHeads, layer, rows, stride);
+  turnHeads(qkv, positions, heads + kvHeads, layer, rows, stride);
   cached.quantize(keys, values, slots, positions, { rows, stride });
   attention(step.attention, qkv, cached, slots, positions, { rows, heads, scale, stride });
 }
@@ -85,7 +111,8 @@ function attendChunk(layer: Layer, chunk: Chunk, rows: number, cached: KvLayer):
   const { prompt, queries, first } = chunk, { keys, values, past, slot } = prompt;
   const { heads, kvHeads, headDim, scale } = layer;
   project(queries, chunk.residual, layer, layer.q, rows);
-  rope(queries, chunk.positions, layer.frequencies, { rows, heads, headDim });
+  normHeads(queries, layer.queryNorm, heads, layer, rows, queries.stride);
+  turnHeads(queries, chunk.positions, heads, layer, rows, queries.stride);
   attentionPrefill(chunk.attention, queries, keys, values, {
     layer: past > 0 ? cached : null,
     scale,
@@ -102,9 +129,10 @@ function attendChunk(layer: Layer, chunk: Chunk, rows: number, cached: KvLayer):
 
 /** Keys and values of a chunk in one layer, before any row of the prompt attends. */
 function keysAndValues(layer: Layer, chunk: Chunk): void {
-  const { kv, rows } = chunk, { kvHeads: heads, headDim } = layer;
+  const { kv, rows } = chunk, { kvHeads } = layer;
   project(kv, chunk.residual, layer, layer.kv, rows);
-  rope(kv, chunk.positions, layer.frequencies, { rows, heads, headDim, stride: kv.width });
+  normHeads(kv, layer.keyNorm, kvHeads, layer, rows, kv.width);
+  turnHeads(kv, chunk.positions, kvHeads, layer, rows, kv.width);
 }
 
 /** A model: weights on a device, and the ways to run them. */
@@ -117,8 +145,11 @@ export class Decoder implements Disposable {
   readonly cacheShape: CacheShape;
   readonly #weights: DecoderWeights;
   readonly #layers: readonly Layer[];
+  /** Factors of embedding and logits. */
+  readonly #scales: { readonly embedding: number; readonly logits: number };
+  readonly #sizes: RowSizes;
   /** One of each rotation that the layers have. */
-  readonly #frequencies: Map<string, Tensor> = new Map();
+  readonly #turns: Map<string, Turn> = new Map();
 
   /** Takes over the weights that the plan says. */
   constructor(device: Device, config: ModelConfig, plan: ModelPlan, weights: DecoderWeights) {
@@ -127,22 +158,38 @@ export class Decoder implements Disposable {
     this.config = config;
     this.cacheShape = { layers, kvHeads, headDim };
     this.#weights = weights;
-    this.#layers = plan.layers.map(({ attention, feedForward }, i) => {
-      const { heads, kvHeads, headDim, scale } = attention, own = weights.layers[i];
-      const { q, kv } = parts(own.qkv, attention), frequencies = this.#frequenciesOf(attention);
-      const { activation } = feedForward, epsilon = config.rmsNormEps;
-      return { ...own, q, kv, heads, kvHeads, headDim, frequencies, scale, activation, epsilon };
+    this.#sizes = rowSizes(plan);
+    this.#scales = { embedding: plan.embeddingScale ?? 1, logits: plan.logitScale ?? 1 };
+    this.#layers = plan.layers.map(({ attention, feedForward, residualScale = 1 }, i): Layer => {
+      const { heads, kvHeads, headDim, scale, rotation, headNorms } = attention, own = weights.layers[i];
+      const turn = rotation && this.#turnOf(rotation), { activation, router } = feedForward;
+      const plain = turn && turn.rotaryDim === headDim && !turn.interleaved && turn.factor === 1 && !headNorms;
+      return {
+        ...own,
+        ...parts(own.qkv, attention),
+        heads,
+        kvHeads,
+        headDim,
+        wholeNorms: headNorms?.whole ?? false,
+        turn,
+        plainFrequencies: plain ? turn.frequencies : null,
+        scale,
+        activation,
+        route: router?.method,
+        epsilon: config.rmsNormEps,
+        residualScale,
+      };
     });
   }
 
-  #frequenciesOf({ rotation: { headDim, ropeTheta, ropeScaling } }: AttentionPlan): Tensor {
-    const key = JSON.stringify([headDim, ropeTheta, ropeScaling]);
-    let frequencies = this.#frequencies.get(key);
-    if (!frequencies) {
-      frequencies = Tensor.from(this.device, ropeFrequencies({ headDim, ropeTheta, ropeScaling }));
-      this.#frequencies.set(key, frequencies);
-    }
-    return frequencies;
+  #turnOf({ headDim, rotaryDim = headDim, ropeTheta, ropeScaling, interleaved = false }: Rotation): Turn {
+    const key = JSON.stringify([headDim, rotaryDim, ropeTheta, ropeScaling, interleaved]), known = this.#turns.get(key);
+    if (known) return known;
+    const angles = ropeFrequencies({ headDim, rotaryDim, ropeTheta, ropeScaling });
+    const frequencies = Tensor.from(this.device, angles), factor = ropeFactor(ropeScaling);
+    const turn = { frequencies, rotaryDim, interleaved, factor };
+    this.#turns.set(key, turn);
+    return turn;
   }
 
   /** Attention's output projection of each layer, [hidden, heads * headDim]. */
@@ -155,15 +202,21 @@ export class Decoder implements Disposable {
     return this.#weights.bytes;
   }
 
-  /** Bytes of weights that a step reads: all but the table of embeddings, of which it reads a row, unless it is the head too. */
+  /**
+   * Bytes of weights that a step of one row reads: all but the table of embeddings, of which it reads a row, unless it is the head
+   * too, and of experts the chosen ones.
+   */
   get stepBytes(): number {
-    const { bytes, embedding, head } = this.#weights;
-    return bytes - (head === embedding ? 0 : embedding.byteLength);
+    const { bytes, embedding, head, layers } = this.#weights, { experts } = this.#sizes;
+    const matrices = layers.filter(({ router }) => router).flatMap(({ gateUp, down }) => [gateUp.weight, down.weight]);
+    const unread = experts ? 1 - experts.top / experts.count : 0;
+    const rest = matrices.reduce((sum, { byteLength }) => sum + unread * byteLength, 0);
+    return bytes - Math.round(rest) - (head === embedding ? 0 : embedding.byteLength);
   }
 
   /** Memory of a decode step for up to `rows` rows. */
   step(rows: number): Step {
-    return new Step(this.device, this.config, rows);
+    return new Step(this.device, this.#sizes, rows);
   }
 
   /**
@@ -172,7 +225,7 @@ export class Decoder implements Disposable {
    */
   forward(step: Step, cache: KvCache, rows: number): void {
     const layers = this.#layers, cached = cache.layers;
-    embedding(step.residual, step.ids, this.#weights.embedding, { rows });
+    this.#embed(step.residual, step.ids, rows);
     for (let i = 0; i < layers.length; i++) runLayer(layers[i], step, rows, cached[i], attendStep);
     this.#head(step.logits, step.residual, rows);
   }
@@ -182,7 +235,7 @@ export class Decoder implements Disposable {
    * rotated and stored in two calls, and may differ from the fused call's by rounding.
    */
   forwardObserved(step: Step, cache: KvCache, rows: number, observe: StepObserver): void {
-    embedding(step.residual, step.ids, this.#weights.embedding, { rows });
+    this.#embed(step.residual, step.ids, rows);
     this.#layers.forEach((layer, i) => {
       runLayer(layer, step, rows, cache.layers[i], attendObservedStep);
       observe(i);
@@ -190,9 +243,16 @@ export class Decoder implements Disposable {
     this.#head(step.logits, step.residual, rows);
   }
 
+  #embed(residual: Tensor, ids: Tensor, rows: number): void {
+    const { embedding: factor } = this.#scales;
+    embedding(residual, ids, this.#weights.embedding, { rows });
+    if (factor !== 1) scale(residual, factor, { rows });
+  }
+
   #head(logits: Tensor, residual: Tensor, rows: number): void {
-    const { head, norm } = this.#weights;
+    const { head, norm } = this.#weights, { logits: factor } = this.#scales;
     linear(logits, residual, head, { rows, norm, epsilon: this.config.rmsNormEps });
+    if (factor !== 1) scale(logits, factor, { rows });
   }
 
   /** How a prompt of `tokens` tokens is read, see `prompt.ts`. */
@@ -229,9 +289,9 @@ export class Decoder implements Disposable {
     sequence.extend(tokens);
     let prompt: Prompt | undefined, complete = false;
     try {
-      prompt = new Prompt(this.device, this.config, ids, past, sequence.slot, plan);
+      prompt = new Prompt(this.device, this.#sizes, ids, past, sequence.slot, plan);
       for (const chunk of prompt.chunks) {
-        embedding(chunk.residual, chunk.ids, this.#weights.embedding, { rows: chunk.rows });
+        this.#embed(chunk.residual, chunk.ids, chunk.rows);
         prompt.residual.store(chunk.first, chunk.rows);
       }
       for (let i = 0; i < layers.length; i++) {
@@ -279,16 +339,18 @@ export class Decoder implements Disposable {
 
   /**
    * Moves the queries or keys of a layer, at the beginning of rows, f32 [rows, heads, headDim], by so many positions,
-   * i32 [rows]: RoPE's rotations add up.
+   * i32 [rows]: RoPE's rotations add up, and the factor is in already. Those of a layer that does not rotate stay.
    */
   rotate(x: Tensor, by: Tensor, heads: number, layer: number = 0): void {
-    const { frequencies, headDim } = this.#layers[layer];
-    rope(x, by, frequencies, { rows: x.length, heads, headDim, stride: x.stride });
+    const { turn, headDim } = this.#layers[layer];
+    if (turn === null) return;
+    const { frequencies, rotaryDim, interleaved } = turn, rows = x.length, stride = x.stride;
+    rope(x, by, frequencies, { rotaryDim, interleaved, rows, heads, headDim, stride });
   }
 
   /** Frees the weights. */
   [Symbol.dispose](): void {
-    for (const frequencies of this.#frequencies.values()) frequencies[Symbol.dispose]();
+    for (const { frequencies } of this.#turns.values()) frequencies[Symbol.dispose]();
     this.#weights[Symbol.dispose]();
   }
 }

@@ -10,13 +10,21 @@ import type { Tensor } from "../tensor.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { CacheShape } from "../cache/bytes.ts";
-import { readModelConfig } from "../weights/config.ts";
+import { isGguf, readModelConfig } from "../weights/config.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
 import type { Architecture, ModelPlan } from "./architecture.ts";
 import { Decoder } from "./decoder.ts";
+import { glm4 } from "./glm4.ts";
+import { granite } from "./granite.ts";
 import { llama } from "./llama.ts";
+import { mistral, mixtral } from "./mistral.ts";
+import { olmo2 } from "./olmo2.ts";
+import { phi3 } from "./phi3.ts";
 import type { PrefillOptions, PrefillPlan } from "./prompt.ts";
 import { qwen2 } from "./qwen2.ts";
+import { qwen3, qwen3Moe } from "./qwen3.ts";
+import { atContext } from "./rope.ts";
+import { smollm3 } from "./smollm3.ts";
 import type { Step, StepObserver } from "./step.ts";
 import { countBytes, countParameters, loadWeights, type LoadWeightsOptions } from "./weights/decoder_weights.ts";
 
@@ -25,7 +33,19 @@ export { type RopeConfig, ropeFrequencies } from "./rope.ts";
 export type { Step, StepObserver } from "./step.ts";
 
 /** The architectures. What their config.json have of their own is in `weights/architectures.ts`. */
-export const ARCHITECTURES: readonly Architecture[] = [llama, qwen2];
+export const ARCHITECTURES: readonly Architecture[] = [
+  llama,
+  qwen2,
+  qwen3,
+  qwen3Moe,
+  mistral,
+  mixtral,
+  phi3,
+  olmo2,
+  granite,
+  smollm3,
+  glm4,
+];
 
 /** A decoder-only transformer on a device: its sizes, and the ways to run it. */
 export interface Model extends Disposable {
@@ -37,7 +57,10 @@ export interface Model extends Disposable {
   readonly cacheShape: CacheShape;
   /** Bytes of the weights on the device. */
   readonly weightBytes: number;
-  /** Bytes of weights that a step reads: all but the table of embeddings, of which it reads a row, unless it is the head too. */
+  /**
+   * Bytes of weights that a step of one row reads: all but the table of embeddings, of which it reads a row, unless it is the head
+   * too, and of experts the chosen ones.
+   */
   readonly stepBytes: number;
   /** Attention's output projection of each layer, [hidden, heads * headDim]. */
   readonly outputs: readonly Tensor[];
@@ -69,17 +92,23 @@ export interface Model extends Disposable {
   ): Generator<void, void, void>;
   /**
    * Moves queries or keys of a layer (default: the first), at the beginning of rows, f32 [rows, heads, headDim], by so many
-   * positions, i32 [rows].
+   * positions, i32 [rows]. Those of a layer that does not rotate stay.
    */
   rotate(x: Tensor, by: Tensor, heads: number, layer?: number): void;
 }
 
-/** How {@linkcode openModel} reports and stops. */
-export type OpenOptions = LoadWeightsOptions;
+/** How {@linkcode openModel} reads a model, reports and stops. */
+export interface OpenOptions extends LoadWeightsOptions {
+  /**
+   * Tokens of the longest sequence that it will be used for. Default: the model's own limit. LongRoPE rotates by its short factors
+   * where these tokens are within the context of pre-training.
+   */
+  context?: number;
+}
 
 /** Reads config and weights of a model folder in Hugging Face layout, or of a GGUF file. Throws WeightsError naming file and cause. */
 export async function openModel(device: Device, path: string, options: OpenOptions = {}): Promise<Model> {
-  const config = readModelConfig(path), plan = planOf(config);
+  const config = atContext(readModelConfig(path), options.context), plan = planOf(config);
   return new Decoder(device, config, plan, await loadWeights(device, path, plan, options));
 }
 
@@ -91,9 +120,13 @@ export function planOf(config: ModelConfig): ModelPlan {
   throw new RangeError(`there is no architecture ${config.architecture}; there are ${names}`);
 }
 
-/** Bytes that the weights of a model folder or a GGUF file take on a device, from the heads of the files. */
-export function weightBytesOf(path: string): number {
-  return countBytes(path, planOf(readModelConfig(path)));
+/**
+ * Bytes that the weights of a model take on a device: of a configuration, or of a model folder or a GGUF file, whose head says what is
+ * packed and stays so.
+ */
+export function weightBytesOf(model: string | ModelConfig): number {
+  if (typeof model !== "string") return countBytes(planOf(model));
+  return countBytes(planOf(readModelConfig(model)), isGguf(model) ? model : undefined);
 }
 
 /** Weights and biases of a model, a matrix that is embedding and head counted once. */

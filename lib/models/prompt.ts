@@ -8,6 +8,7 @@ import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { convert } from "../ops/ops.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
+import { type LayerRows, layerRows, type RowSizes } from "./rows.ts";
 
 /** Called with one layer's keys (after RoPE) and values: f32 [tokens, 2, kvHeads, headDim]. */
 export type KvObserver = (layer: number, keysAndValues: Tensor) => void;
@@ -88,7 +89,7 @@ class PromptRows implements Disposable {
 }
 
 /** Tokens of a prompt that pass through a layer together. Their f32 memory may be that of other chunks too. */
-export interface Chunk {
+export interface Chunk extends LayerRows {
   /** The prompt. */
   readonly prompt: Prompt;
   /** Its first token here. */
@@ -109,10 +110,6 @@ export interface Chunk {
   readonly values: Tensor;
   /** Queries, f32 [rows or more, heads * headDim]. */
   readonly queries: Tensor;
-  /** Output of attention, f32 [rows or more, heads * headDim]. */
-  readonly attention: Tensor;
-  /** Inner channels of the feed-forward part, f32 [rows or more, intermediate]. */
-  readonly gated: Tensor;
 }
 
 /** Memory of a prompt: of all tokens residual stream, keys and values of one layer; the rest a chunk. */
@@ -138,7 +135,7 @@ export class Prompt implements Disposable {
   /** Allocates memory for the tokens `ids` behind `past` others. Throws RangeError for a plan of no rows. */
   constructor(
     device: Device,
-    config: ModelConfig,
+    sizes: RowSizes,
     ids: ArrayLike<number>,
     past: number,
     slot: number,
@@ -148,22 +145,22 @@ export class Prompt implements Disposable {
     if (!Number.isInteger(chunk) || chunk < 1) {
       throw new RangeError(`prefill: rows is ${plan.rows}; at least 1 is needed`);
     }
-    const q = config.heads * config.headDim, kv = config.kvHeads * config.headDim;
+    const { queries: q, keys: kv } = sizes;
     const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
-    const rowsOf = (width: number) => keep(Tensor.empty(device, "f32", [chunk, width]));
     this.past = past;
     this.slot = slot;
     try {
       const allIds = keep(Tensor.from(device, Int32Array.from(ids)));
       const allPositions = keep(Tensor.from(device, Int32Array.from({ length: tokens }, (_, i) => past + i)));
       this.slots = keep(Tensor.from(device, new Int32Array(chunk).fill(slot)));
-      this.residual = keep(new PromptRows(device, plan.residual, tokens, chunk, config.hiddenSize));
+      this.residual = keep(new PromptRows(device, plan.residual, tokens, chunk, sizes.hidden));
       this.kv = keep(new PromptRows(device, plan.kv, tokens, chunk, 2 * kv));
       this.keys = this.kv.all.columns(0, kv);
       this.values = this.kv.all.columns(kv, kv);
-      const queries = rowsOf(q), attention = rowsOf(q), gated = rowsOf(config.intermediateSize);
+      const make = (dtype: "f32" | "i32", ...shape: number[]) => keep(Tensor.empty(device, dtype, shape));
+      const queries = make("f32", chunk, q), own = layerRows(make, sizes, chunk);
       this.chunks = Array.from({ length: Math.ceil(tokens / chunk) }, (_, i): Chunk => {
-        const first = i * chunk, rows = Math.min(chunk, tokens - first), own = this.kv.at(first, rows);
+        const first = i * chunk, rows = Math.min(chunk, tokens - first), kvRows = this.kv.at(first, rows);
         return {
           prompt: this,
           first,
@@ -171,12 +168,11 @@ export class Prompt implements Disposable {
           ids: allIds.rows(first, rows),
           positions: allPositions.rows(first, rows),
           residual: this.residual.at(first, rows),
-          kv: own,
-          keys: own.columns(0, kv),
-          values: own.columns(kv, kv),
+          kv: kvRows,
+          keys: kvRows.columns(0, kv),
+          values: kvRows.columns(kv, kv),
           queries,
-          attention,
-          gated,
+          ...own,
         };
       });
     } catch (error) {

@@ -10,5 +10,5 @@ import { llamaPlan } from "./llama.ts";
 /** Qwen 2 and 2.5, without sliding windows. */
 export const qwen2: Architecture = {
   name: "Qwen2ForCausalLM",
-  plan: (config) => llamaPlan(config, { qkv: true, output: false, feedForward: false }),
+  plan: (config) => llamaPlan(config, { biases: { qkv: true, output: false, feedForward: false } }),
 };

@@ -5,38 +5,55 @@
  */
 
 import { VecInferError } from "../device.ts";
-import type { RopeScaling } from "../weights/model_config.ts";
+import type { ModelConfig, RopeScaling } from "../weights/model_config.ts";
 
 /** What the frequencies of a model follow from. */
 export interface RopeConfig {
   /** Channels of a head. */
   readonly headDim: number;
+  /** Channels of a head that are rotated, from the first on. Default: all. */
+  readonly rotaryDim?: number;
   /** Base of the frequencies. */
   readonly ropeTheta: number;
-  /** Scaling, or null. */
+  /** Scaling, or null. LongRoPE is taken with its long factors. */
   readonly ropeScaling?: RopeScaling | null;
 }
 
 /**
- * The headDim / 2 angles a position of each pair of channels: theta^(-2i / headDim), scaled. Throws VecInferError for a
+ * The rotaryDim / 2 angles a position of each pair of channels: theta^(-2i / rotaryDim), scaled. Throws VecInferError for a
  * scaling it does not know.
  */
 export function ropeFrequencies(config: RopeConfig): Float32Array {
-  const { headDim, ropeTheta, ropeScaling } = config;
-  if (headDim < 2 || headDim % 2 !== 0) throw refuse("headDim: expected an even number from 2 on", headDim);
-  if (ropeScaling?.type === "factors" && ropeScaling.factors.length !== headDim / 2) {
-    throw refuse(`factors: expected ${headDim / 2} of them`, ropeScaling.factors.length);
-  }
-  const scale = ropeScaling ? frequencyScale(ropeScaling) : (frequency: number) => frequency;
-  return Float32Array.from({ length: headDim / 2 }, (_, i) => scale(ropeTheta ** (-2 * i / headDim), i));
+  const { headDim, rotaryDim = headDim, ropeTheta, ropeScaling } = config;
+  if (rotaryDim < 2 || rotaryDim % 2 !== 0) throw refuse("rotaryDim: expected an even number from 2 on", rotaryDim);
+  const scale = ropeScaling ? frequencyScale(ropeScaling, rotaryDim, ropeTheta) : (frequency: number) => frequency;
+  return Float32Array.from({ length: rotaryDim / 2 }, (_, i) => scale(ropeTheta ** (-2 * i / rotaryDim), i));
 }
 
-function frequencyScale(scaling: RopeScaling): (frequency: number, i: number) => number {
+/** The factor of rotated queries and keys. */
+export function ropeFactor(scaling: RopeScaling | null | undefined): number {
+  return scaling?.type === "yarn" || scaling?.type === "longrope" ? scaling.attentionFactor : 1;
+}
+
+/** A configuration for sequences of at most `context` tokens: LongRoPE's long factors are the short ones where these suffice. */
+export function atContext(config: ModelConfig, context: number = config.contextLength): ModelConfig {
+  const { ropeScaling: scaling } = config;
+  if (scaling?.type !== "longrope" || context > scaling.originalContextLength) return config;
+  return { ...config, ropeScaling: { ...scaling, longFactors: scaling.shortFactors } };
+}
+
+type FrequencyScale = (frequency: number, i: number) => number;
+
+function frequencyScale(scaling: RopeScaling, rotaryDim: number, theta: number): FrequencyScale {
   switch (scaling.type) {
     case "linear":
       return (frequency) => frequency / scaling.factor;
     case "factors":
-      return (frequency, i) => frequency / scaling.factors[i];
+      return divided(scaling.factors, rotaryDim);
+    case "longrope":
+      return divided(scaling.longFactors, rotaryDim);
+    case "yarn":
+      return yarn(scaling, rotaryDim, theta);
     case "llama3": {
       // With n the turns of a frequency in the original context, the kept part grows linearly from n = low to n = high.
       const { factor, lowFrequencyFactor: low, highFrequencyFactor: high, originalContextLength } = scaling;
@@ -47,8 +64,30 @@ function frequencyScale(scaling: RopeScaling): (frequency: number, i: number) =>
       };
     }
     default:
-      throw refuse("ropeScaling: expected linear, llama3 or factors", JSON.stringify((scaling as RopeScaling).type));
+      throw refuse(
+        "ropeScaling: expected linear, llama3, yarn, longrope or factors",
+        JSON.stringify((scaling as RopeScaling).type),
+      );
   }
+}
+
+function divided(factors: readonly number[], rotaryDim: number): FrequencyScale {
+  if (factors.length !== rotaryDim / 2) throw refuse(`factors: expected ${rotaryDim / 2} of them`, factors.length);
+  return (frequency, i) => frequency / factors[i];
+}
+
+/** The pair that turns n times in the original context is i(n) = dim ln(context / (2 pi n)) / (2 ln theta); the kept part falls from there. */
+function yarn(scaling: RopeScaling & { type: "yarn" }, rotaryDim: number, theta: number): FrequencyScale {
+  const { factor, originalContextLength, betaFast, betaSlow, truncate } = scaling;
+  const pair = (turns: number) =>
+    rotaryDim * Math.log(originalContextLength / (turns * 2 * Math.PI)) / (2 * Math.log(theta));
+  const [fast, slow] = [pair(betaFast), pair(betaSlow)];
+  const low = Math.max(0, truncate ? Math.floor(fast) : fast);
+  const high = Math.min(rotaryDim - 1, truncate ? Math.ceil(slow) : slow), width = high === low ? 0.001 : high - low;
+  return (frequency, i) => {
+    const interpolated = Math.min(1, Math.max(0, (i - low) / width));
+    return frequency * (1 - interpolated + interpolated / factor);
+  };
 }
 
 function refuse(cause: string, found: unknown): VecInferError {

@@ -6,7 +6,7 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import type { ModelConfig } from "../weights/model_config.ts";
+import { type ExpertRows, layerRows, type RowSizes } from "./rows.ts";
 
 /** Called once a layer is done. Its attention is in `step.attention`, its queries, keys (rotated) and values in `step.qkv`. */
 export type StepObserver = (layer: number) => void;
@@ -35,11 +35,15 @@ export class Step implements Disposable {
   readonly attention: Tensor;
   /** @internal Inner channels of the feed-forward part, f32 [rows, intermediate]. */
   readonly gated: Tensor;
+  /** @internal A row beside the residual stream, f32 [rows, hidden], where the model needs it. */
+  readonly beside: Tensor;
+  /** @internal Memory for experts, where the model has any. */
+  readonly experts: ExpertRows | null;
   readonly #owned: DisposableStack = new DisposableStack();
 
   /** Allocates memory for `rows` rows of a model of these sizes. */
-  constructor(device: Device, config: ModelConfig, rows: number) {
-    const q = config.heads * config.headDim, kv = config.kvHeads * config.headDim;
+  constructor(device: Device, sizes: RowSizes, rows: number) {
+    const { queries: q, keys: kv } = sizes;
     const make = (dtype: "f32" | "i32", ...shape: number[]): Tensor =>
       this.#owned.use(Tensor.zeros(device, dtype, shape));
     this.rows = rows;
@@ -47,11 +51,14 @@ export class Step implements Disposable {
       this.ids = make("i32", rows);
       this.slots = make("i32", rows);
       this.positions = make("i32", rows);
-      this.logits = make("f32", rows, config.vocabularySize);
-      this.residual = make("f32", rows, config.hiddenSize);
+      this.logits = make("f32", rows, sizes.vocabulary);
+      this.residual = make("f32", rows, sizes.hidden);
       this.qkv = make("f32", rows, q + 2 * kv);
-      this.attention = make("f32", rows, q);
-      this.gated = make("f32", rows, config.intermediateSize);
+      const { attention, gated, beside, experts } = layerRows(make, sizes, rows);
+      this.attention = attention;
+      this.gated = gated;
+      this.beside = beside;
+      this.experts = experts;
     } catch (error) {
       this.#owned.dispose();
       throw error;

@@ -24,8 +24,8 @@ const llama3 = (factor: number): ModelConfig["ropeScaling"] => ({
 const common = { attentionBias: false, mlpBias: false, bosId: null, eosIds: [] } as const;
 
 /**
- * The shapes, by name, as in the config.json of the embedded model, of meta-llama/Llama-3.1-8B and Llama-3.2-1B, and of
- * Qwen/Qwen2.5-7B.
+ * The shapes, by name, as in the config.json of the embedded model, of meta-llama/Llama-3.1-8B, Llama-3.1-70B and Llama-3.2-1B, of
+ * Qwen/Qwen2.5-7B, Qwen3-8B and Qwen3-30B-A3B, and of mistralai/Mistral-7B-v0.3.
  */
 export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
   "tiny-llama": {
@@ -92,6 +92,71 @@ export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
     ropeScaling: null,
     tieWordEmbeddings: false,
     attentionBias: true,
+  },
+  "llama-3.1-70b": {
+    ...common,
+    architecture: "LlamaForCausalLM",
+    vocabularySize: 128256,
+    hiddenSize: 8192,
+    intermediateSize: 28672,
+    layers: 80,
+    heads: 64,
+    kvHeads: 8,
+    headDim: 128,
+    contextLength: 131072,
+    rmsNormEps: 1e-5,
+    ropeTheta: 500000,
+    ropeScaling: llama3(8),
+    tieWordEmbeddings: false,
+  },
+  "mistral-7b": {
+    ...common,
+    architecture: "MistralForCausalLM",
+    vocabularySize: 32768,
+    hiddenSize: 4096,
+    intermediateSize: 14336,
+    layers: 32,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    contextLength: 32768,
+    rmsNormEps: 1e-5,
+    ropeTheta: 1e6,
+    ropeScaling: null,
+    tieWordEmbeddings: false,
+  },
+  "qwen3-8b": {
+    ...common,
+    architecture: "Qwen3ForCausalLM",
+    vocabularySize: 151936,
+    hiddenSize: 4096,
+    intermediateSize: 12288,
+    layers: 36,
+    heads: 32,
+    kvHeads: 8,
+    headDim: 128,
+    contextLength: 40960,
+    rmsNormEps: 1e-6,
+    ropeTheta: 1e6,
+    ropeScaling: null,
+    tieWordEmbeddings: false,
+  },
+  "qwen3-30b-a3b": {
+    ...common,
+    architecture: "Qwen3MoeForCausalLM",
+    vocabularySize: 151936,
+    hiddenSize: 2048,
+    intermediateSize: 6144,
+    layers: 48,
+    heads: 32,
+    kvHeads: 4,
+    headDim: 128,
+    contextLength: 40960,
+    rmsNormEps: 1e-6,
+    ropeTheta: 1e6,
+    ropeScaling: null,
+    tieWordEmbeddings: false,
+    experts: { count: 128, top: 8, intermediateSize: 768, normalized: true, denseLayers: [] },
   },
 };
 

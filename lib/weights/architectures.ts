@@ -5,34 +5,181 @@
  */
 
 import type { Fields } from "./fields.ts";
-import type { ModelConfig } from "./model_config.ts";
+import { checkExperts, type ExpertsConfig, type ModelConfig } from "./model_config.ts";
 
-/** What is an architecture's own in a `config.json`. */
+/** What a `config.json` has beyond the sizes that every model has. */
+export type OwnConfig =
+  & Pick<ModelConfig, "attentionBias" | "mlpBias">
+  & Pick<ModelConfig, "unrotatedLayers" | "experts" | "multipliers">;
+
+/** What is an architecture's own in a `config.json`. Defaults are those of its class in transformers. */
 export interface ArchitectureConfig {
   /** Its `model_type`. */
   readonly modelType: string;
-  /** Which projections have biases. */
-  biases(config: Fields): Pick<ModelConfig, "attentionBias" | "mlpBias">;
-  /** Throws {@link WeightsError} for settings of its own that the runtime does not have. */
-  check?(config: Fields): void;
+  /** Default of `head_dim`, where it is not hidden_size / num_attention_heads. */
+  readonly headDim?: number;
+  /** Whether `num_key_value_heads` must be there: its default is not the number of query heads. */
+  readonly kvHeadsNamed?: boolean;
+  /** Default of `rope_theta`, where it is not 10000. */
+  readonly ropeTheta?: number;
+  /** Default of `partial_rotary_factor`; absent where whole heads are rotated. */
+  readonly partialRotary?: number;
+  /** Default of `tie_word_embeddings`, where it is not false. */
+  readonly tied?: boolean;
+  /** Where it says that layers have a sliding window. */
+  readonly window?: "sliding_window" | "use_sliding_window";
+  /** Window of a file without `sliding_window`, where there is one. */
+  readonly defaultWindow?: number;
+  /** Reads what is its own. Throws {@link WeightsError} for settings that the runtime does not have. */
+  own(config: Fields, layers: number): OwnConfig;
+}
+
+/** Biases as Llama's files say them. */
+const llamaBiases = (config: Fields): OwnConfig => ({
+  attentionBias: config.flag("attention_bias"),
+  mlpBias: config.flag("mlp_bias"),
+});
+
+const attentionBias = (config: Fields, absent: boolean = false): OwnConfig => ({
+  attentionBias: config.flag("attention_bias", absent),
+  mlpBias: false,
+});
+
+const noBiases: OwnConfig = { attentionBias: false, mlpBias: false };
+
+/** Reads a mixture of experts; `count` are the names that its size has had. */
+function experts(
+  config: Fields,
+  count: readonly string[],
+  rest: Omit<ExpertsConfig, "count" | "top">,
+): { experts: ExpertsConfig } {
+  const name = count.find((key) => config.value(key) !== undefined) ?? count[0], size = config.count(name);
+  const top = config.count("num_experts_per_tok");
+  checkExperts(config.path, { count: name, top: "num_experts_per_tok" }, size, top);
+  return { experts: { count: size, top, ...rest } };
 }
 
 /** The architectures that the runtime has, by their names in Hugging Face transformers. */
 export const architectures: Readonly<Record<string, ArchitectureConfig>> = {
-  LlamaForCausalLM: {
-    modelType: "llama",
-    biases: (config) => ({ attentionBias: config.flag("attention_bias"), mlpBias: config.flag("mlp_bias") }),
-  },
+  LlamaForCausalLM: { modelType: "llama", own: llamaBiases },
   Qwen2ForCausalLM: {
     modelType: "qwen2",
-    biases: () => ({ attentionBias: true, mlpBias: false }),
-    check(config) {
-      if (config.flag("use_sliding_window")) throw config.wrong("use_sliding_window", "false");
-      const types = config.value("layer_types");
-      if (Array.isArray(types) && types.some((type) => type !== "full_attention")) {
-        throw config.wrong("layer_types", '"full_attention" alone');
-      }
-      config.count("num_key_value_heads"); // transformers' default is 32 heads, not those of the queries
+    kvHeadsNamed: true,
+    window: "use_sliding_window",
+    own: () => ({ attentionBias: true, mlpBias: false }),
+  },
+  Qwen3ForCausalLM: {
+    modelType: "qwen3",
+    headDim: 128,
+    kvHeadsNamed: true,
+    window: "use_sliding_window",
+    own: (config) => attentionBias(config),
+  },
+  Qwen3MoeForCausalLM: {
+    modelType: "qwen3_moe",
+    kvHeadsNamed: true,
+    window: "use_sliding_window",
+    own(config, layers) {
+      const dense = config.list("mlp_only_layers", "layers", (layer) => Number.isInteger(layer)) as number[];
+      const step = config.optionalCount("decoder_sparse_step") ?? 1;
+      const denseLayers = Array.from({ length: layers }, (_, i) => i)
+        .filter((i) => dense.includes(i) || (i + 1) % step !== 0);
+      const rest = {
+        intermediateSize: config.count("moe_intermediate_size"),
+        normalized: config.flag("norm_topk_prob"),
+        denseLayers,
+      };
+      return { ...attentionBias(config), ...experts(config, ["num_experts", "num_local_experts"], rest) };
     },
   },
+  MistralForCausalLM: {
+    modelType: "mistral",
+    kvHeadsNamed: true,
+    window: "sliding_window",
+    defaultWindow: 4096,
+    own: () => noBiases,
+  },
+  MixtralForCausalLM: {
+    modelType: "mixtral",
+    kvHeadsNamed: true,
+    ropeTheta: 1e6,
+    window: "sliding_window",
+    own: (config) => ({
+      ...noBiases,
+      ...experts(config, ["num_local_experts", "num_experts"], {
+        intermediateSize: config.count("intermediate_size"),
+        normalized: true,
+        denseLayers: [],
+      }),
+    }),
+  },
+  Phi3ForCausalLM: { modelType: "phi3", partialRotary: 1, window: "sliding_window", own: () => noBiases },
+  Olmo2ForCausalLM: { modelType: "olmo2", own: (config) => attentionBias(config) },
+  GraniteForCausalLM: {
+    modelType: "granite",
+    own: (config) => ({
+      ...llamaBiases(config),
+      multipliers: {
+        embedding: config.optionalPositive("embedding_multiplier") ?? 1,
+        attention: config.optionalPositive("attention_multiplier") ?? 1,
+        residual: config.optionalPositive("residual_multiplier") ?? 1,
+        logits: 1 / (config.optionalPositive("logits_scaling") ?? 1),
+      },
+    }),
+  },
+  SmolLM3ForCausalLM: {
+    modelType: "smollm3",
+    kvHeadsNamed: true,
+    ropeTheta: 2e6,
+    tied: true,
+    window: "use_sliding_window",
+    own: (config, layers) => ({ ...llamaBiases(config), unrotatedLayers: unrotatedLayers(config, layers) }),
+  },
+  Glm4ForCausalLM: {
+    modelType: "glm4",
+    headDim: 128,
+    kvHeadsNamed: true,
+    partialRotary: 0.5,
+    own: (config) => attentionBias(config, true),
+  },
 };
+
+/** Layers without rotation: those with a 0 in `no_rope_layers`, by default every `no_rope_layer_interval`-th. */
+function unrotatedLayers(config: Fields, layers: number): number[] {
+  const every = config.optionalCount("no_rope_layer_interval") ?? 4, key = "no_rope_layers";
+  const flags = config.value(key) === undefined
+    ? Array.from({ length: layers }, (_, i) => (i + 1) % every === 0 ? 0 : 1)
+    : config.list(key, `0 or 1 for each of ${layers} layers`, (flag) => flag === 0 || flag === 1);
+  if (flags.length < layers) throw config.wrong(key, `0 or 1 for each of ${layers} layers`);
+  return Array.from({ length: layers }, (_, i) => i).filter((i) => flags[i] === 0);
+}
+
+const linear = "linear attention or state-space layers keep a state that the KV cache does not have";
+const latent = "multi-head latent attention keeps latents in place of keys and values";
+const encoder = "an encoder does not generate text token by token";
+const own = "its attention is not in the libraries";
+
+/** Architectures that are not supported, by their names, and why. The first that fits counts. */
+const reasons: readonly (readonly [names: RegExp, reason: string])[] = [
+  [/^Gemma2ForCausalLM$/, "sliding windows, soft caps and head_dim 256 are not supported yet"],
+  [/^Gemma3ForCausalLM$/, "sliding windows and head_dim 256 are not supported yet"],
+  [/^GptOss/, "sliding windows and attention sinks as logits are not supported yet"],
+  [/^(Gemma3n|Gemma4|.*Gemma4)/, `${own}: Gemma 3n and Gemma 4 share keys and values between layers`],
+  [
+    /^(Qwen3Next|Qwen3_5|Qwen3\.5|Qwen4|KimiLinear|MiniMax|Jamba|Zamba|Bamba|FalconH1|Lfm2|NemotronH|GraniteMoeHybrid)/,
+    linear,
+  ],
+  [/^(Mamba|FalconMamba|Rwkv|RecurrentGemma|Olmo3?Hybrid|Plamo2)/, linear],
+  [/^(DeepseekV|DeepSeekV|Kimi|MiniCPM3|LongcatFlash|Glm4MoeLite|GlmMoeDsa)/, latent],
+  [/^(T5|MT5|UMT5|Bart|MBart|Pegasus|Whisper|T5Gemma|Marian)/, "encoder and decoder in one are not supported"],
+  [/(Bert|Roberta|Electra|MPNet|XLNet|Deberta|NomicBert)|ForMaskedLM$|ForSequenceClassification$/, encoder],
+  [
+    /ForConditionalGeneration$/,
+    "it wraps a text model with encoders of images or sound; take the text model alone (a ...ForCausalLM)",
+  ],
+];
+
+/** Why an architecture is not supported, where that is known by its name. */
+export function reasonAgainst(architecture: string): string | undefined {
+  return reasons.find(([names]) => names.test(architecture))?.[1];
+}

@@ -7,12 +7,13 @@
 
 import { existsSync, type Stats, statSync } from "node:fs";
 import { join } from "node:path";
-import { type ArchitectureConfig, architectures } from "./architectures.ts";
+import { type ArchitectureConfig, architectures, reasonAgainst } from "./architectures.ts";
 import { Fields } from "./fields.ts";
 import { Gguf } from "./gguf.ts";
-import { ggufConfig } from "./gguf_llama.ts";
+import { ggufConfig } from "./gguf_config.ts";
 import { fileErrorCause, isObject, type JsonObject, readObject, WeightsError } from "./json.ts";
-import { checkShape, type ModelConfig, type RopeScaling } from "./model_config.ts";
+import { checkShape, type ModelConfig } from "./model_config.ts";
+import { readRope } from "./rope_config.ts";
 
 export type { ModelConfig, RopeScaling } from "./model_config.ts";
 
@@ -51,29 +52,27 @@ export function readModelConfig(folder: string): ModelConfig {
   }
   const path = join(folder, "config.json");
   const config = new Fields(path, readObject(path));
-  const architecture = architectureOf(config), { biases } = architectures[architecture];
+  const architecture = architectureOf(config), entry = architectures[architecture];
 
-  const hiddenSize = config.count("hidden_size");
-  const heads = config.count("num_attention_heads");
-  const kvHeads = config.optionalCount("num_key_value_heads") ?? heads;
-  const headDim = config.optionalCount("head_dim") ?? hiddenSize / heads;
-  checkShape(path, heads, kvHeads, headDim);
-  const rope = readRope(config);
+  const hiddenSize = config.count("hidden_size"), layers = config.count("num_hidden_layers");
+  const heads = config.count("num_attention_heads"), kvHeads = readKvHeads(config, entry) ?? heads;
+  const headDim = config.optionalCount("head_dim") ?? entry.headDim ?? hiddenSize / heads;
+  checkShape(path, { kvHeads: "num_key_value_heads", headDim: "head_dim" }, heads, kvHeads, headDim);
+  checkWindow(config, entry, layers);
   return {
     architecture,
     vocabularySize: config.count("vocab_size"),
     hiddenSize,
     intermediateSize: config.count("intermediate_size"),
-    layers: config.count("num_hidden_layers"),
+    layers,
     heads,
     kvHeads,
     headDim,
     contextLength: config.count("max_position_embeddings"),
     rmsNormEps: config.positive("rms_norm_eps"),
-    ropeTheta: rope.theta,
-    ropeScaling: rope.scaling,
-    tieWordEmbeddings: config.flag("tie_word_embeddings"),
-    ...biases(config),
+    ...readRope(config, headDim, entry),
+    tieWordEmbeddings: config.flag("tie_word_embeddings", entry.tied),
+    ...entry.own(config, layers),
     bosId: config.ids("bos_token_id")[0] ?? null,
     eosIds: readEosIds(folder, config),
   };
@@ -87,15 +86,15 @@ function architectureOf(config: Fields): string {
   }
   const [name] = named;
   if (!Object.hasOwn(architectures, name)) {
-    const supported = Object.keys(architectures).join(", ");
-    throw new WeightsError(`${path}: the architecture ${name} is not supported; supported: ${supported}`);
+    const reason = reasonAgainst(name), supported = Object.keys(architectures).join(", ");
+    throw new WeightsError(
+      `${path}: architectures: ${name} is not supported${reason ? ` (${reason})` : ""}; supported: ${supported}`,
+    );
   }
-  const { modelType, check }: ArchitectureConfig = architectures[name];
-  for (const [field, only] of [["model_type", modelType], ["hidden_act", "silu"]]) {
+  for (const [field, only] of [["model_type", architectures[name].modelType], ["hidden_act", "silu"]]) {
     const value = config.value(field);
     if (value !== undefined && value !== only) throw config.wrong(field, JSON.stringify(only));
   }
-  check?.(config);
   const quantized = config.value("quantization_config");
   if (isObject(quantized)) {
     const method = (quantized as JsonObject).quant_method;
@@ -107,38 +106,31 @@ function architectureOf(config: Fields): string {
   return name;
 }
 
-/** transformers 4 has rope_theta and rope_scaling; transformers 5 has both in rope_parameters. */
-function readRope(config: Fields): { theta: number; scaling: RopeScaling | null } {
-  const nested = config.object("rope_parameters");
-  const theta = nested?.optionalPositive("rope_theta") ?? config.optionalPositive("rope_theta") ?? 10000;
-  const scaling = config.object("rope_scaling") ?? nested;
-  for (const fields of [config, nested]) {
-    const part = fields?.optionalPositive("partial_rotary_factor");
-    if (part !== undefined && part !== 1) throw fields!.wrong("partial_rotary_factor", "1");
+/** The key/value heads; null in the file means as many as query heads. */
+function readKvHeads(config: Fields, { kvHeadsNamed }: ArchitectureConfig): number | undefined {
+  const key = "num_key_value_heads";
+  return kvHeadsNamed && !config.has(key) ? config.count(key) : config.optionalCount(key);
+}
+
+/** Throws where layers have a sliding window. One that is as long as the longest context is none. */
+function checkWindow(config: Fields, { window, defaultWindow }: ArchitectureConfig, layers: number): void {
+  const key = "sliding_window", context = config.count("max_position_embeddings");
+  const size = config.has(key) ? config.optionalCount(key) : defaultWindow;
+  const short = size !== undefined && size < context;
+  if (window === "use_sliding_window" && config.flag(window) && (short || size === undefined)) {
+    throw config.wrong(window, "false, as layers with a window are not supported yet");
   }
-  if (!scaling) return { theta, scaling: null };
-  const type = scaling.value("rope_type") ?? scaling.value("type") ?? "default";
-  switch (type) {
-    case "default":
-      return { theta, scaling: null };
-    case "linear":
-      return { theta, scaling: { type: "linear", factor: scaling.positive("factor") } };
-    case "llama3":
-      return {
-        theta,
-        scaling: {
-          type: "llama3",
-          factor: scaling.positive("factor"),
-          lowFrequencyFactor: scaling.positive("low_freq_factor"),
-          highFrequencyFactor: scaling.positive("high_freq_factor"),
-          originalContextLength: scaling.count("original_max_position_embeddings"),
-        },
-      };
-    default:
-      throw new WeightsError(
-        `${config.path}: rope scaling ${JSON.stringify(type)} is not supported; supported: default, linear, llama3`,
-      );
+  if (window === key && short) {
+    throw config.wrong(
+      key,
+      `null or at least ${context} (max_position_embeddings), as layers with a window are not supported yet`,
+    );
   }
+  const types = config.list("layer_types", "names", (type) => typeof type === "string");
+  if (types.some((type) => type !== "full_attention")) {
+    throw config.wrong("layer_types", '"full_attention" alone, as layers of other types are not supported yet');
+  }
+  if (types.length > 0 && types.length !== layers) throw config.wrong("layer_types", `${layers} names, one a layer`);
 }
 
 /** A model's generation_config.json may list more ends than its config.json (Llama 3: end of text, of message, of turn). */

@@ -25,6 +25,11 @@ export class Fields {
     return Object.hasOwn(this.#object, name) ? this.#object[name] ?? undefined : undefined;
   }
 
+  /** Whether the field is there, be it null. */
+  has(name: string): boolean {
+    return Object.hasOwn(this.#object, name);
+  }
+
   /** The error for a field that is not what was expected. */
   wrong(name: string, expected: string): WeightsError {
     const value = this.value(name);
@@ -64,11 +69,32 @@ export class Fields {
     return value;
   }
 
-  /** True or false; absent means false, as in transformers. */
-  flag(name: string): boolean {
+  /** A number >= 0, or undefined. */
+  optionalNumber(name: string): number | undefined {
+    return this.value(name) === 0 ? 0 : this.optionalPositive(name);
+  }
+
+  /** A list, empty where absent. `what` says in messages what it is a list of. */
+  list(name: string, what: string, is: (value: unknown) => boolean): unknown[] {
+    const value = this.value(name) ?? [];
+    if (!Array.isArray(value) || !value.every(is)) throw this.wrong(name, `a list of ${what}`);
+    return value;
+  }
+
+  /** A list of `count` numbers > 0. */
+  positives(name: string, count: number): number[] {
+    const value = this.value(name), is = (x: unknown) => typeof x === "number" && x > 0 && x < Infinity;
+    if (!Array.isArray(value) || value.length !== count || !value.every(is)) {
+      throw this.wrong(name, `a list of ${count} numbers > 0`);
+    }
+    return value;
+  }
+
+  /** True or false; `absent`, by default false, where it is absent. */
+  flag(name: string, absent: boolean = false): boolean {
     const value = this.value(name);
     if (value !== undefined && typeof value !== "boolean") throw this.wrong(name, "true or false");
-    return value ?? false;
+    return value ?? absent;
   }
 
   /** An id or a list of ids; absent means none. */

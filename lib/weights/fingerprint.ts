@@ -23,9 +23,12 @@ export function modelFingerprint(folder: string): string {
   const config = readModelConfig(folder);
   const hash = createHash("sha256");
   const { architecture, layers, heads, kvHeads, headDim, hiddenSize, rmsNormEps, ropeTheta, ropeScaling } = config;
-  hash.update(
-    JSON.stringify([architecture, layers, heads, kvHeads, headDim, hiddenSize, rmsNormEps, ropeTheta, ropeScaling]),
-  );
+  const { rotaryDim, unrotatedLayers, multipliers } = config;
+  const special = [rotaryDim, unrotatedLayers, multipliers].some((value) => value !== undefined)
+    ? [rotaryDim ?? headDim, unrotatedLayers ?? [], multipliers ?? null]
+    : [];
+  const shaping = [architecture, layers, heads, kvHeads, headDim, hiddenSize, rmsNormEps, ropeTheta, ropeScaling];
+  hash.update(JSON.stringify([...shaping, ...special]));
   using weights: TensorFile = isGguf(folder) ? Gguf.open(folder) : openModel(folder);
   for (const name of weights.names.sort()) {
     const { dtype, shape, byteLength } = weights.info(name);

@@ -55,6 +55,7 @@ const types: Readonly<Record<number, GgufType>> = {
   30: { name: "BF16", elements: 1, bytes: 2 },
   34: { name: "TQ1_0", elements: 256, bytes: 54 },
   35: { name: "TQ2_0", elements: 256, bytes: 66 },
+  39: { name: "MXFP4", elements: 32, bytes: 17 },
 };
 
 /** A value of the metadata. Whole numbers over 2^53 are bigint. */

@@ -16,6 +16,11 @@ export class GgufFields {
     this.#file = file;
   }
 
+  /** The file. */
+  get path(): string {
+    return this.#file.path;
+  }
+
   /** The error for an entry that is not what was expected. */
   wrong(key: string, expected: string): WeightsError {
     const value = this.#file.metadata.get(key);

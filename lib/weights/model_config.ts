@@ -27,11 +27,72 @@ export type RopeScaling =
     readonly originalContextLength: number;
   }
   | {
+    /**
+     * YaRN (arXiv 2309.00071): frequencies that turn less than `betaSlow` times in the original context are divided by
+     * `factor`, those that turn more than `betaFast` times are kept, those between interpolated.
+     */
+    readonly type: "yarn";
+    /** Divisor of the low frequencies. */
+    readonly factor: number;
+    /** Context of pre-training, tokens. */
+    readonly originalContextLength: number;
+    /** Turns from which on a frequency is kept. */
+    readonly betaFast: number;
+    /** Turns up to which a frequency is divided. */
+    readonly betaSlow: number;
+    /** Whether the bounds between the two are rounded to whole channels, outwards. */
+    readonly truncate: boolean;
+    /** Factor of the rotated queries and keys. */
+    readonly attentionFactor: number;
+  }
+  | {
+    /**
+     * LongRoPE (arXiv 2402.13753): each frequency divided by a factor of its own, others up to the original context than beyond it.
+     * A cache holds rotated keys, so that one set serves a whole sequence: the long one where the context that the model is
+     * opened for is longer than the original, as vLLM and llama.cpp choose. transformers chooses by the text's own length.
+     */
+    readonly type: "longrope";
+    /** Divisors for contexts up to the original one, rotaryDim / 2 of them. */
+    readonly shortFactors: readonly number[];
+    /** Divisors for longer contexts. */
+    readonly longFactors: readonly number[];
+    /** Context of pre-training, tokens. */
+    readonly originalContextLength: number;
+    /** Factor of the rotated queries and keys, for both. */
+    readonly attentionFactor: number;
+  }
+  | {
     /** Each frequency divided by a factor of its own, as GGUF files have it. */
     readonly type: "factors";
-    /** Divisors, headDim / 2 of them. */
+    /** Divisors, rotaryDim / 2 of them. */
     readonly factors: readonly number[];
   };
+
+/** The mixture of experts of a model's feed-forward parts. */
+export interface ExpertsConfig {
+  /** Experts of a layer. */
+  readonly count: number;
+  /** Experts that a token goes through. */
+  readonly top: number;
+  /** Inner channels of an expert. */
+  readonly intermediateSize: number;
+  /** Whether the weights of the chosen experts are divided by their sum. */
+  readonly normalized: boolean;
+  /** Layers that have a feed-forward part of `ModelConfig.intermediateSize` channels and no experts. */
+  readonly denseLayers: readonly number[];
+}
+
+/** Constants with which parts of a model are multiplied (Granite). */
+export interface Multipliers {
+  /** Of the token embedding. */
+  readonly embedding: number;
+  /** Of the scores, in place of 1 / sqrt(headDim). */
+  readonly attention: number;
+  /** Of what attention and feed-forward part add to the residual stream. */
+  readonly residual: number;
+  /** Of the logits. */
+  readonly logits: number;
+}
 
 /** The sizes and constants of a decoder-only transformer. */
 export interface ModelConfig {
@@ -65,6 +126,14 @@ export interface ModelConfig {
   readonly attentionBias: boolean;
   /** Whether the feed-forward projections have a bias. */
   readonly mlpBias: boolean;
+  /** Channels of a head that are rotated, from the first on. Absent: all. */
+  readonly rotaryDim?: number;
+  /** Layers whose queries and keys are not rotated. Absent: none. */
+  readonly unrotatedLayers?: readonly number[];
+  /** Its mixture of experts. Absent: none. */
+  readonly experts?: ExpertsConfig;
+  /** Its multipliers. Absent: all 1, and scores as usual. */
+  readonly multipliers?: Multipliers;
   /** Id of the token that begins a text, or null. */
   readonly bosId: number | null;
   /** Ids of the tokens that end a generation, from config.json and generation_config.json. */
@@ -77,16 +146,39 @@ export const SUPPORTED_HEAD_DIMS: readonly number[] = [64, 128];
 /** The most query heads that share a key/value head. */
 const MAX_GROUP = 16;
 
-/** Throws {@link WeightsError} where the native libraries do not have the heads of a model. */
-export function checkShape(path: string, heads: number, kvHeads: number, headDim: number): void {
+/** The most experts of a layer, and the most that a token goes through. */
+const MAX_EXPERTS = 512, MAX_TOP = 32;
+
+/** Names of the settings of a file that say a model's heads. */
+export interface HeadKeys {
+  /** Of the key/value heads. */
+  readonly kvHeads: string;
+  /** Of the channels of a head. */
+  readonly headDim: string;
+}
+
+/** Throws {@link WeightsError} that names file and setting where the native libraries do not have the heads of a model. */
+export function checkShape(path: string, keys: HeadKeys, heads: number, kvHeads: number, headDim: number): void {
   if (heads % kvHeads !== 0 || heads / kvHeads > MAX_GROUP) {
     throw new WeightsError(
-      `${path}: ${heads} query heads over ${kvHeads} key/value heads; from 1 to ${MAX_GROUP} query heads must share each`,
+      `${path}: ${keys.kvHeads}: ${heads} query heads over ${kvHeads} key/value heads; ` +
+        `from 1 to ${MAX_GROUP} query heads must share each`,
     );
   }
   if (!SUPPORTED_HEAD_DIMS.includes(headDim)) {
     throw new WeightsError(
-      `${path}: head_dim ${headDim} is not supported; supported: ${SUPPORTED_HEAD_DIMS.join(", ")}`,
+      `${path}: ${keys.headDim} ${headDim} is not supported yet; supported: ${SUPPORTED_HEAD_DIMS.join(", ")}`,
     );
+  }
+}
+
+/** Throws {@link WeightsError} that names file and setting where a mixture of experts has not as many as it needs. */
+export function checkExperts(path: string, keys: Record<"count" | "top", string>, count: number, top: number): void {
+  if (count > MAX_EXPERTS) {
+    throw new WeightsError(`${path}: ${keys.count}: expected at most ${MAX_EXPERTS}, found ${count}`);
+  }
+  if (top > Math.min(count, MAX_TOP)) {
+    const most = count <= MAX_TOP ? `${count} (${keys.count})` : String(MAX_TOP);
+    throw new WeightsError(`${path}: ${keys.top}: expected at most ${most}, found ${top}`);
   }
 }

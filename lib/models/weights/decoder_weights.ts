@@ -6,8 +6,8 @@
  */
 
 import type { Device } from "../../device.ts";
-import { BLOCK_ELEMENTS, byteLengthOf, type DType, PACKED_ROWS, Tensor } from "../../tensor.ts";
-import type { Matrix, ModelPlan } from "../architecture.ts";
+import { BLOCK_ELEMENTS, byteLengthOf, type DType, isPacked, PACKED_ROWS, Tensor } from "../../tensor.ts";
+import type { LayerPlan, Matrix, ModelPlan } from "../architecture.ts";
 import { openWeights, type WeightFile } from "./files.ts";
 
 /** A matrix, bf16 or packed [out, in], and its bias, bf16 [out], where it has one. */
@@ -18,20 +18,30 @@ export interface Product<T = Tensor> {
   readonly bias?: T;
 }
 
-/** One layer's weights; norms are bf16 [hidden]. */
+/** One layer's weights; norms are f32 [hidden] but for those of queries and keys. */
 export interface LayerWeights<T = Tensor> {
   /** Norm before attention. */
-  readonly attentionNorm: T;
+  readonly attentionNorm?: T;
   /** Query, key and value projections, one under the other. */
   readonly qkv: Product<T>;
+  /** Norm of queries, f32 [headDim] or [heads * headDim]. */
+  readonly queryNorm?: T;
+  /** Norm of keys, f32 [headDim] or [kvHeads * headDim]. */
+  readonly keyNorm?: T;
   /** Attention's output projection. */
   readonly output: Product<T>;
+  /** Norm after attention. */
+  readonly outputNorm?: T;
   /** Norm before the feed-forward part. */
-  readonly feedForwardNorm: T;
-  /** Gate and up projections, one under the other. */
+  readonly feedForwardNorm?: T;
+  /** The projection that chooses experts, where the layer has any. */
+  readonly router?: T;
+  /** Gate and up projections, one under the other; of experts [experts, 2 inner, hidden]. */
   readonly gateUp: Product<T>;
-  /** Down projection. */
+  /** Down projection; of experts [experts, hidden, inner]. */
   readonly down: Product<T>;
+  /** Norm after the feed-forward part. */
+  readonly feedForwardOutputNorm?: T;
 }
 
 /** A model's weights. */
@@ -51,6 +61,8 @@ interface TensorPlan {
   readonly rows: number;
   /** Columns; 1 for a vector. */
   readonly width: number;
+  /** Of how many experts it is; undefined for none. */
+  readonly experts?: number;
 }
 
 /** The type in which a matrix lies on the device. */
@@ -60,27 +72,49 @@ const bf16: TypeOf = () => "bf16";
 
 /** Makes a model's tensors in the order in which they are read. */
 function build<T>(plan: ModelPlan, typeOf: TypeOf, make: (tensor: TensorPlan) => T): ModelWeights<T> {
-  const tensor = (kind: TensorPlan["kind"], dtype: DType, { parts, width }: Pick<Matrix, "parts" | "width">): T => {
+  const hidden = plan.embedding.width;
+  const tensor = (
+    kind: TensorPlan["kind"],
+    dtype: DType,
+    { parts, width, experts }: Pick<Matrix, "parts" | "width" | "experts">,
+  ): T => {
     const suffix = kind === "bias" ? "bias" : "weight", rows = parts.reduce((sum, [, rows]) => sum + rows, 0);
-    return make({ kind, dtype, parts: parts.map(([name, rows]) => [`${name}.${suffix}`, rows]), rows, width });
+    return make({ kind, dtype, parts: parts.map(([name, rows]) => [`${name}.${suffix}`, rows]), rows, width, experts });
   };
   const product = (matrix: Matrix): Product<T> => {
     const weight = tensor("matrix", typeOf(matrix), matrix);
     return { weight, bias: matrix.bias ? tensor("bias", "bf16", { parts: matrix.parts, width: 1 }) : undefined };
   };
-  const norm = (name: string): T => tensor("norm", "bf16", { parts: [[name, plan.embedding.width]], width: 1 });
+  const norm = (name: string, size: number = hidden): T => tensor("norm", "f32", { parts: [[name, size]], width: 1 });
+  const perhaps = (name: string | undefined): T | undefined => name === undefined ? undefined : norm(name);
+  const layer = ({ attention, feedForward }: LayerPlan): LayerWeights<T> => {
+    const { headNorms, heads, kvHeads, headDim } = attention, { router } = feedForward;
+    const sizeOf = (count: number) => headNorms?.whole ? count * headDim : headDim;
+    return {
+      attentionNorm: perhaps(attention.norm),
+      qkv: product(attention.qkv),
+      queryNorm: headNorms && norm(headNorms.queries, sizeOf(heads)),
+      keyNorm: headNorms && norm(headNorms.keys, sizeOf(kvHeads)),
+      output: product(attention.output),
+      outputNorm: perhaps(attention.outputNorm),
+      feedForwardNorm: perhaps(feedForward.norm),
+      // A few rows, on which the choice of experts hangs: never packed.
+      router: router && tensor("matrix", "bf16", router.logits),
+      gateUp: product(feedForward.gateUp),
+      down: product(feedForward.down),
+      feedForwardOutputNorm: perhaps(feedForward.outputNorm),
+    };
+  };
   // Rows are taken out of the embedding one by one, so that it is never packed.
-  const embedding = tensor("matrix", "bf16", plan.embedding);
-  const layers = plan.layers.map(({ attention, feedForward }): LayerWeights<T> => ({
-    attentionNorm: norm(attention.norm),
-    qkv: product(attention.qkv),
-    output: product(attention.output),
-    feedForwardNorm: norm(feedForward.norm),
-    gateUp: product(feedForward.gateUp),
-    down: product(feedForward.down),
-  }));
+  const embedding = tensor("matrix", "bf16", plan.embedding), layers = plan.layers.map(layer);
   const last = norm(plan.norm), tied = plan.head === plan.embedding && typeOf(plan.head) === "bf16";
   return { embedding, layers, norm: last, head: tied ? embedding : product(plan.head).weight };
+}
+
+/** The shape on the device. bf16 matrices of experts have three dimensions; packed ones lie one after another. */
+function shapeOf({ kind, dtype, rows, width, experts }: TensorPlan): number[] {
+  if (kind !== "matrix") return [rows];
+  return experts === undefined || dtype !== "bf16" ? [rows, width] : [experts, rows / experts, width];
 }
 
 /** All weights of a model on a device. */
@@ -89,7 +123,7 @@ export class DecoderWeights implements ModelWeights<Tensor>, Disposable {
   readonly embedding: Tensor;
   /** The layers, in order. */
   readonly layers: readonly LayerWeights[];
-  /** Norm before the head, bf16 [hidden]. */
+  /** Norm before the head, f32 [hidden]. */
   readonly norm: Tensor;
   /**
    * Output projection [vocabulary, hidden]. Where it is tied to the embedding: the embedding itself, or, of a file that has
@@ -104,7 +138,7 @@ export class DecoderWeights implements ModelWeights<Tensor>, Disposable {
     const tensors: (TensorPlan & { tensor: Tensor })[] = this.tensors = [];
     try {
       const { embedding, layers, norm, head } = build(plan, typeOf, (each) => {
-        const tensor = Tensor.empty(device, each.dtype, each.kind === "matrix" ? [each.rows, each.width] : [each.rows]);
+        const tensor = Tensor.empty(device, each.dtype, shapeOf(each));
         tensors.push({ ...each, tensor });
         return tensor;
       });
@@ -131,9 +165,10 @@ export class DecoderWeights implements ModelWeights<Tensor>, Disposable {
 
 /** Packed where all parts are in one format and cut at whole panels, else bf16. */
 function typeIn(file: WeightFile): TypeOf {
-  return ({ parts, width }) => {
+  return ({ parts, width, experts }) => {
     const [format, ...others] = parts.map(([name]) => file.format(`${name}.weight`));
-    const whole = width % BLOCK_ELEMENTS === 0 && parts.slice(0, -1).every(([, rows]) => rows % PACKED_ROWS === 0);
+    const cut = experts === undefined ? parts.slice(0, -1) : parts;
+    const whole = width % BLOCK_ELEMENTS === 0 && cut.every(([, rows]) => rows % PACKED_ROWS === 0);
     return whole && others.every((other) => other === format) ? format : "bf16";
   };
 }
@@ -145,11 +180,11 @@ export function countParameters(plan: ModelPlan): number {
   return count;
 }
 
-/** Bytes that the weights of a model folder or a GGUF file take on a device, from the heads of the files. */
-export function countBytes(path: string, plan: ModelPlan): number {
-  using file = openWeights(path, plan);
+/** Bytes that the weights of a plan take on a device: in bf16, or packed where a GGUF file at `path` has them so. */
+export function countBytes(plan: ModelPlan, path?: string): number {
+  using file = path === undefined ? undefined : openWeights(path, plan);
   let bytes = 0;
-  build(plan, typeIn(file), ({ dtype, rows, width }) => bytes += byteLengthOf(dtype, rows, width));
+  build(plan, file ? typeIn(file) : bf16, ({ dtype, rows, width }) => bytes += byteLengthOf(dtype, rows, width));
   return bytes;
 }
 
@@ -172,10 +207,11 @@ export async function loadWeights(
   const weights = new DecoderWeights(device, plan, typeIn(file));
   try {
     let done = 0;
-    for (const { tensor, parts } of weights.tensors) {
+    for (const { tensor, parts, rows, width, experts } of weights.tensors) {
+      const whole = experts === undefined || isPacked(tensor.dtype) ? tensor : tensor.view([rows, width]);
       let begin = 0;
       for (const [name, rows] of parts) {
-        done += file.fill(tensor.rows(begin, rows), name);
+        done += file.fill(whole.rows(begin, rows), name);
         begin += rows;
         options.onProgress?.(Math.min(done, file.bytes), file.bytes);
         // A pause for the event loop, so that progress shows and an abort is heard.

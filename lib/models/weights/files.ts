@@ -9,7 +9,13 @@ import { convert, pack } from "../../ops/ops.ts";
 import { isGguf } from "../../weights/config.ts";
 import { Gguf } from "../../weights/gguf.ts";
 import { BLOCK_TYPES, dequantizeBlocks } from "../../weights/gguf_blocks.ts";
-import { ggufName, ggufRow } from "../../weights/gguf_llama.ts";
+import {
+  type GgufArchitecture,
+  ggufArchitectures,
+  type GgufPlace,
+  ggufPlace,
+  ggufRow,
+} from "../../weights/gguf_architectures.ts";
 import { openModel, WeightsError } from "../../weights/safetensors.ts";
 import type { TensorFile } from "../../weights/tensor_file.ts";
 import type { ModelPlan } from "../architecture.ts";
@@ -43,27 +49,22 @@ function checkShape(path: string, name: string, shape: readonly number[], target
   }
 }
 
-/** Writes pieces of a tensor in file order, each `read` into a buffer, converting to bf16 on the device. */
+/** Writes pieces of a tensor in file order, each `read` into a buffer, converting to the target's type on the device. */
 function fillNumbers(
   target: Tensor,
   dtype: "F32" | "F16" | "BF16",
   read: (offset: number, piece: Uint8Array) => void,
 ): void {
   const size = dtype === "F32" ? 4 : 2, byteLength = target.size * size, flat = target.view([target.size]);
+  const from = ({ F32: "f32", F16: "f16", BF16: "bf16" } as const)[dtype];
   const buffer = new Uint8Array(Math.min(byteLength, READ_BYTES));
-  using staging = dtype === "BF16"
-    ? undefined
-    : Tensor.empty(target.device, dtype === "F32" ? "f32" : "f16", [buffer.byteLength / size]);
+  using staging = from === target.dtype ? undefined : Tensor.empty(target.device, from, [buffer.byteLength / size]);
   for (let offset = 0; offset < byteLength; offset += buffer.byteLength) {
     const piece = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - offset)), count = piece.byteLength / size;
     read(offset, piece);
-    const part = flat.rows(offset / size, count);
-    if (staging) {
-      staging.write(
-        dtype === "F32" ? new Float32Array(piece.buffer, 0, count) : new Uint16Array(piece.buffer, 0, count),
-      );
-      convert(part, staging.rows(0, count));
-    } else part.write(new Uint16Array(piece.buffer, 0, count));
+    const part = flat.rows(offset / size, count), numbers = dtype === "F32" ? Float32Array : Uint16Array;
+    (staging?.rows(0, count) ?? part).write(new numbers(piece.buffer, 0, count));
+    if (staging) convert(part, staging.rows(0, count));
   }
 }
 
@@ -99,25 +100,40 @@ const packedTypes: Readonly<Record<string, PackedDType>> = { Q8_0: "q8_0", Q4_0:
 
 class GgufFile implements WeightFile {
   readonly bytes: number;
-  readonly #file: TensorFile;
+  readonly #file: Gguf;
   readonly #headDim: number;
+  readonly #architecture: GgufArchitecture;
 
-  constructor(file: TensorFile, headDim: number) {
+  constructor(file: Gguf, headDim: number) {
     this.#file = file;
     this.#headDim = headDim;
+    this.#architecture = ggufArchitectures[String(file.metadata.get("general.architecture"))];
     this.bytes = bytesOf(file);
   }
 
   format(name: string): "bf16" | PackedDType {
-    return packedTypes[this.#file.info(ggufName(name)).dtype] ?? "bf16";
+    return packedTypes[this.#file.info(this.#place(name).name).dtype] ?? "bf16";
+  }
+
+  #place(name: string): GgufPlace {
+    return ggufPlace(this.#file, name, this.#architecture.names);
   }
 
   fill(target: Tensor, name: string): number {
-    const file = this.#file, from = ggufName(name), { dtype, shape, byteLength } = file.info(from);
+    const file = this.#file,
+      { name: from, expert } = this.#place(name),
+      { dtype, shape: all, byteLength } = file.info(from);
+    const shape = expert === undefined ? all : all.slice(1), count = expert === undefined ? 1 : all[0];
+    if (expert !== undefined && expert >= count) {
+      throw new WeightsError(
+        `${file.path}: ${from} has ${count} experts, the configuration needs ${expert + 1} or more`,
+      );
+    }
     checkShape(file.path, from, shape, target);
-    const rows = shape[0], rowBytes = byteLength / rows, interleaved = /\.(q|k)_proj\./.test(name);
+    const rows = shape[0], bytes = byteLength / count, rowBytes = bytes / rows, start = bytes * (expert ?? 0);
+    const interleaved = this.#architecture.interleaved && /\.(q|k)_proj\./.test(name);
     const read = (first: number, piece: Uint8Array): void => {
-      if (!interleaved) return file.readInto(from, first * rowBytes, piece);
+      if (!interleaved) return file.readInto(from, start + first * rowBytes, piece);
       for (let at = 0; at < piece.byteLength; at += rowBytes) {
         const row = ggufRow(first + at / rowBytes, this.#headDim);
         file.readInto(from, row * rowBytes, piece.subarray(at, at + rowBytes));
@@ -134,7 +150,7 @@ class GgufFile implements WeightFile {
       const known = ["F32", "F16", "BF16", ...BLOCK_TYPES].join(", ");
       throw new WeightsError(`${file.path}: ${from} is ${dtype}, which is not supported; supported: ${known}`);
     }
-    return byteLength;
+    return bytes;
   }
 
   #fillBlocks(target: Tensor, type: string, rowBytes: number, read: (first: number, piece: Uint8Array) => void): void {
