@@ -25,27 +25,6 @@ constexpr int weight_bytes(int format) { return format == VI_Q8_0 ? lanes * bloc
 constexpr int scale_bytes(int format) { return format == VI_Q4_1 ? lanes * 4 : lanes * 2; }
 constexpr int offset(int format) { return format == VI_Q8_0 ? 128 : format == VI_Q4_0 ? 8 : 0; }
 
-// Rows of x as bytes, their scales and sums a block.
-struct Input {
-    int8_t* values;  // [rows, ins]
-    float* scales;   // [rows, blocks]
-    int32_t* sums;   // [rows, blocks]
-};
-
-struct Product {
-    float* out;
-    const uint8_t* weight;
-    const vi_bf16* bias;
-    Input in;
-    int outs, ins;
-    bool accumulate;
-};
-
-Input input(float* scratch, int rows, int ins) {
-    const size_t count = size_t(rows) * (ins / block);
-    return {reinterpret_cast<int8_t*>(scratch + 2 * count), scratch, reinterpret_cast<int32_t*>(scratch + count)};
-}
-
 #if defined(VI_VNNI)
 
 void round_block(int8_t* values, float& scale, int32_t& sum, const float* x) {
@@ -66,7 +45,7 @@ void round_block(int8_t* values, float& scale, int32_t& sum, const float* x) {
 inline __m512 half(const uint8_t* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 
 // A tile's sums go out, with the bias; outputs past the end are left.
-template <int Rows, int Panels> inline __attribute__((always_inline)) void store_tile(const Product& product, const __m512 (&sum)[Rows][Panels], int row, int panel) {
+template <int Rows, int Panels> inline __attribute__((always_inline)) void store_tile(const PackedProduct& product, const __m512 (&sum)[Rows][Panels], int row, int panel) {
 #pragma GCC unroll 4
     for (int p = 0; p < Panels; p++) {
         const int first = (panel + p) * lanes, count = std::min(lanes, product.outs - first);
@@ -76,7 +55,7 @@ template <int Rows, int Panels> inline __attribute__((always_inline)) void store
             bias = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, product.bias + first)), 16));
 #pragma GCC unroll 8
         for (int r = 0; r < Rows; r++) {
-            float* to = product.out + size_t(row + r) * product.outs + first;
+            float* to = product.out_row(row + r) + first;
             __m512 total = product.bias ? _mm512_add_ps(sum[r][p], bias) : sum[r][p];
             if (product.accumulate) total = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, to), total);
             _mm512_mask_storeu_ps(to, mask, total);
@@ -85,12 +64,12 @@ template <int Rows, int Panels> inline __attribute__((always_inline)) void store
 }
 
 // Rows rows from `row` on times Panels panels from `panel` on.
-template <int Format, int Rows, int Panels> void tile(const Product& product, int row, int panel) {
+template <int Format, int Rows, int Panels> void tile(const PackedProduct& product, int row, int panel) {
     constexpr int bytes = scale_bytes(Format) + weight_bytes(Format);
     const int blocks = product.ins / block;
-    const int8_t* x = product.in.values + size_t(row) * product.ins;
-    const float* scales = product.in.scales + size_t(row) * blocks;
-    const int32_t* x_sums = product.in.sums + size_t(row) * blocks;
+    const int8_t* x = product.x.values + size_t(row) * product.ins;
+    const float* scales = product.x.scales + size_t(row) * blocks;
+    const int32_t* x_sums = product.x.sums + size_t(row) * blocks;
     const uint8_t* weight = product.weight + size_t(panel) * blocks * bytes;
     __m512 sum[Rows][Panels];
 #pragma GCC unroll 8
@@ -161,7 +140,7 @@ template <int Format, int Rows, int Panels> void tile(const Product& product, in
     store_tile<Rows, Panels>(product, sum, row, panel);
 }
 
-template <int Format, int Rows> void tiles(const Product& product, int row, int rows, int first, int last) {
+template <int Format, int Rows> void tiles(const PackedProduct& product, int row, int rows, int first, int last) {
     if (rows < Rows) {
         if constexpr (Rows > 1) tiles<Format, Rows - 1>(product, row, rows, first, last);
         return;
@@ -196,7 +175,7 @@ void round_block(int8_t* values, float& scale, int32_t& sum, const float* x) {
 
 constexpr int tile_rows = 1;
 
-template <int Format, int Rows> void tiles(const Product& product, int row, int, int first, int last) {
+template <int Format, int Rows> void tiles(const PackedProduct& product, int row, int, int first, int last) {
     constexpr int bytes = scale_bytes(Format) + weight_bytes(Format);
     const int blocks = product.ins / block;
     for (int panel = first; panel < last; panel++) {
@@ -204,9 +183,9 @@ template <int Format, int Rows> void tiles(const Product& product, int row, int,
         for (int b = 0; b < blocks; b++) {
             const uint8_t* from = product.weight + (size_t(panel) * blocks + b) * bytes;
             const uint8_t* weight = from + scale_bytes(Format);
-            const int8_t* x = product.in.values + size_t(row) * product.ins + b * block;
-            const float e = product.in.scales[size_t(row) * blocks + b];
-            const int32_t x_sum = product.in.sums[size_t(row) * blocks + b];
+            const int8_t* x = product.x.values + size_t(row) * product.ins + b * block;
+            const float e = product.x.scales[size_t(row) * blocks + b];
+            const int32_t x_sum = product.x.sums[size_t(row) * blocks + b];
             int32_t dots[lanes];
             for (int32_t& dot : dots) dot = -offset(Format) * x_sum;
             for (int k = 0; k < weight_bytes(Format) / 64; k++)
@@ -222,7 +201,7 @@ template <int Format, int Rows> void tiles(const Product& product, int row, int,
             }
         }
         for (int o = 0; o < lanes && panel * lanes + o < product.outs; o++) {
-            float& to = product.out[size_t(row) * product.outs + panel * lanes + o];
+            float& to = product.out_row(row)[panel * lanes + o];
             const float total = product.bias ? sum[o] + bf16_to_f32(product.bias[panel * lanes + o]) : sum[o];
             to = product.accumulate ? to + total : total;
         }
@@ -231,35 +210,43 @@ template <int Format, int Rows> void tiles(const Product& product, int row, int,
 
 #endif
 
-template <int Format> void multiply(vi_context* context, const Product& product, int rows) {
-    // Two panels stay in the second-level cache while the rows pass.
-    const int panels = (product.outs + lanes - 1) / lanes, step = rows > tile_rows ? 2 : 1, blocks = (panels + step - 1) / step;
-#pragma omp parallel for schedule(static) num_threads(context->threads_for(int64_t(rows) * product.outs * product.ins))
-    for (int p = 0; p < blocks; p++)
-        for (int row = 0; row < rows; row += tile_rows)
-            tiles<Format, tile_rows>(product, row, std::min(tile_rows, rows - row), p * step, std::min(panels, (p + 1) * step));
+template <int Format> void multiply(const PackedProduct& product, int rows, int first, int last) {
+    for (int row = 0; row < rows; row += tile_rows) tiles<Format, tile_rows>(product, row, std::min(tile_rows, rows - row), first, last);
 }
 
 } // namespace
 
+int packed_step(int rows) { return rows > tile_rows ? 2 : 1; }
+
+void multiply_packed(const PackedProduct& product, int32_t format, int rows, int first, int last) {
+    switch (format) {
+    case VI_Q8_0: return multiply<VI_Q8_0>(product, rows, first, last);
+    case VI_Q4_0: return multiply<VI_Q4_0>(product, rows, first, last);
+    case VI_Q4_1: return multiply<VI_Q4_1>(product, rows, first, last);
+    }
+}
+
 size_t linear_packed_scratch(int rows, int ins) { return size_t(rows) * (ins / block) * 2 + size_t(rows) * ins / 4; }
 
-void linear_packed(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, int32_t format, bool accumulate, int rows,
-                   int outs, int ins, float* scratch) {
+PackedRows round_rows(vi_context* context, float* scratch, const float* x, const int32_t* x_rows, int rows, int ins) {
     const int blocks = ins / block;
-    const Input in = input(scratch, rows, ins);
+    const size_t count = size_t(rows) * blocks;
+    const PackedRows to{reinterpret_cast<int8_t*>(scratch + 2 * count), scratch, reinterpret_cast<int32_t*>(scratch + count)};
 #pragma omp parallel for schedule(static) num_threads(context->threads_for(int64_t(rows) * ins * 2))
     for (int r = 0; r < rows; r++)
         for (int b = 0; b < blocks; b++) {
             const size_t at = size_t(r) * blocks + b;
-            round_block(in.values + at * block, in.scales[at], in.sums[at], x + at * block);
+            round_block(to.values + at * block, to.scales[at], to.sums[at], x + size_t(x_rows ? x_rows[r] : r) * ins + size_t(b) * block);
         }
-    const Product product{out, static_cast<const uint8_t*>(weight), bias, in, outs, ins, accumulate};
-    switch (format) {
-    case VI_Q8_0: return multiply<VI_Q8_0>(context, product, rows);
-    case VI_Q4_0: return multiply<VI_Q4_0>(context, product, rows);
-    case VI_Q4_1: return multiply<VI_Q4_1>(context, product, rows);
-    }
+    return to;
+}
+
+void linear_packed(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, int32_t format, bool accumulate, int rows,
+                   int outs, int ins, float* scratch) {
+    const PackedProduct product{out, static_cast<const uint8_t*>(weight), bias, round_rows(context, scratch, x, nullptr, rows, ins), outs, ins, accumulate};
+    const int panels = (outs + lanes - 1) / lanes, step = packed_step(rows), blocks = (panels + step - 1) / step;
+#pragma omp parallel for schedule(static) num_threads(context->threads_for(int64_t(rows) * outs * ins))
+    for (int p = 0; p < blocks; p++) multiply_packed(product, format, rows, p * step, std::min(panels, (p + 1) * step));
 }
 
 extern "C" int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features) VI_TRY {

@@ -68,6 +68,10 @@ typedef struct vi_graph vi_graph;
 #define VI_TRANSFORM_QUERY 1
 #define VI_TRANSFORM_INVERSE 2
 
+#define VI_ROUTE_SOFTMAX 0 /* the weights that vi_route gives */
+#define VI_ROUTE_NORMALIZED 1
+#define VI_ROUTE_TOP_SOFTMAX 2
+
 #define VI_PAGE_TOKENS 64
 #define VI_SAMPLE_SETTINGS 8 /* floats a row in the settings of vi_sample */
 
@@ -150,6 +154,23 @@ VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, 
 VI_API int32_t vi_silu_mul(vi_context* context, float* out, const float* gate_up, int32_t rows, int32_t width);
 /* positions[r] += 1: lets a recorded decode step move on without the host. */
 VI_API int32_t vi_advance(vi_context* context, int32_t* positions, int32_t rows);
+
+/* ---------------------------------------------------------------- mixtures of experts */
+
+/* The `top` experts of each row by their logits [rows, expert_count], best first, the lowest index among equals; NaN counts as the least of all. Weights by method:
+ *  - VI_ROUTE_SOFTMAX: softmax over all logits, as it is at the chosen;
+ *  - VI_ROUTE_NORMALIZED: the same divided by its sum over the chosen;
+ *  - VI_ROUTE_TOP_SOFTMAX: softmax over the logits of the chosen, which is the same number.
+ * experts and weights [rows, top]; expert_count 1..1024, top 1..32 and no more than expert_count. */
+VI_API int32_t vi_route(vi_context* context, int32_t* experts, float* weights, const float* logits, int32_t method, int32_t rows, int32_t expert_count, int32_t top);
+/* Products with the matrices of chosen experts: out[r, k, o] = sum_i x[r, k or 0, i] weight[experts[r, k], o, i] + bias[experts[r, k], o].
+ * out [rows, top, out_features]; x [rows, x_top, in_features], x_top 1 (all experts of a row read the same) or top; experts [rows, top]; bias
+ * [expert_count, out_features] or NULL. format is the weight's: VI_BF16 [expert_count, out_features, in_features], or a packed one, [expert_count * out_features,
+ * in_features] as vi_pack wrote it, out_features a multiple of VI_PACKED_ROWS. Only the weights of chosen experts are read. An expert outside expert_count gives NaN.
+ * out and x don't overlap. Precision and a row's bits are as with vi_linear (CUDA: among up to 8 rows). */
+VI_API int32_t vi_expert_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const int32_t* experts, int32_t format, int32_t rows, int32_t top, int32_t expert_count, int32_t out_features, int32_t in_features, int32_t x_top);
+/* residual[r] += sum_k weights[r, k] x[r, k], in the order of k; residual [rows, width], x [rows, top, width], weights [rows, top]. */
+VI_API int32_t vi_expert_sum(vi_context* context, float* residual, const float* x, const float* weights, int32_t rows, int32_t top, int32_t width);
 
 /* ---------------------------------------------------------------- codebooks */
 

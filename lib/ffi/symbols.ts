@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "e21c7edb6a0a78a80cbc83a97f56e5660bf697ac7e403e416a866a2065685566";
+export const ABI_HASH = "1c83f7c105f84cc5489cc47427fda44c6d6506d840a889f6a4498e211414c157";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -51,6 +51,12 @@ export const VI_TRANSFORM_FORWARD = 0;
 export const VI_TRANSFORM_QUERY = 1;
 /** `VI_TRANSFORM_INVERSE` of vecinfer.h. */
 export const VI_TRANSFORM_INVERSE = 2;
+/** the weights that vi_route gives */
+export const VI_ROUTE_SOFTMAX = 0;
+/** `VI_ROUTE_NORMALIZED` of vecinfer.h. */
+export const VI_ROUTE_NORMALIZED = 1;
+/** `VI_ROUTE_TOP_SOFTMAX` of vecinfer.h. */
+export const VI_ROUTE_TOP_SOFTMAX = 2;
 /** `VI_PAGE_TOKENS` of vecinfer.h. */
 export const VI_PAGE_TOKENS = 64;
 /** floats a row in the settings of vi_sample */
@@ -100,6 +106,23 @@ export const symbols = {
   vi_rope: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   vi_silu_mul: ["pointer", "pointer", "pointer", "i32", "i32"],
   vi_advance: ["pointer", "pointer", "i32"],
+  vi_route: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  vi_expert_linear: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+  ],
+  vi_expert_sum: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_codebook_assign: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_kmeans_start: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   vi_kmeans_step: ["pointer", "pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32", "i32"],

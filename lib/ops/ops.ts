@@ -12,6 +12,7 @@ export type { RowsOptions, StrideOptions } from "./check.ts";
 export * from "./codebook.ts";
 export * from "./convert.ts";
 export * from "./embedding.ts";
+export * from "./experts.ts";
 export { KvLayer, type KvLayerOptions, PAGE_TOKENS, type RopeQuantizeOptions } from "./kv_layer.ts";
 export * from "./linear.ts";
 export * from "./pack.ts";
