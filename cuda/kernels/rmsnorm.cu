@@ -6,7 +6,7 @@ namespace {
 
 // One block a row; the second pass finds the row in L1. Each thread reads only what it wrote itself, so that out may be x.
 template <bool VECTOR>
-__global__ void rmsnorm_kernel(float* out, float* residual, const float* x, const vi_bf16* __restrict__ weight, float epsilon, int32_t width) {
+__global__ void rmsnorm_kernel(float* out, float* residual, const float* x, const float* __restrict__ weight, float epsilon, int32_t width) {
     __shared__ float shared[32];
     wait_for_previous();
     let_next_start();
@@ -35,19 +35,18 @@ __global__ void rmsnorm_kernel(float* out, float* residual, const float* x, cons
     if constexpr (VECTOR) {
         for (int32_t i = threadIdx.x; i < width / 4; i += blockDim.x) {
             const float4 value = reinterpret_cast<const float4*>(normed)[i];
-            const uint2 packed = reinterpret_cast<const uint2*>(weight)[i];
+            const float4 factor = reinterpret_cast<const float4*>(weight)[i];
             reinterpret_cast<float4*>(out + start)[i] =
-                make_float4(value.x * scale * __uint_as_float(packed.x << 16), value.y * scale * __uint_as_float(packed.x & 0xffff0000u),
-                            value.z * scale * __uint_as_float(packed.y << 16), value.w * scale * __uint_as_float(packed.y & 0xffff0000u));
+                make_float4(value.x * scale * factor.x, value.y * scale * factor.y, value.z * scale * factor.z, value.w * scale * factor.w);
         }
     } else {
-        for (int32_t i = threadIdx.x; i < width; i += blockDim.x) out[start + i] = normed[i] * scale * bf16_to_f32(weight[i]);
+        for (int32_t i = threadIdx.x; i < width; i += blockDim.x) out[start + i] = normed[i] * scale * weight[i];
     }
 }
 
 } // namespace
 
-extern "C" VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight,
+extern "C" VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const float* weight,
     float epsilon, int32_t rows, int32_t width) VI_TRY {
     VI_OPEN(context);
     VI_CHECK(check_rmsnorm(context, __func__, out, x, weight, epsilon, rows, width));

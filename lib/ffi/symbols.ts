@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "1c83f7c105f84cc5489cc47427fda44c6d6506d840a889f6a4498e211414c157";
+export const ABI_HASH = "3aeb2405b10bd9c4e3b51c3ed8519b61e3a6465bacb0588c90b6615c320b9440";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -45,6 +45,12 @@ export const VI_OUTPUT_SUM = 1;
 export const VI_OUTPUT_SILU = 2;
 /** `VI_PACKED_ROWS` of vecinfer.h. */
 export const VI_PACKED_ROWS = 16;
+/** activations of vi_gate */
+export const VI_SILU = 0;
+/** `VI_GELU` of vecinfer.h. */
+export const VI_GELU = 1;
+/** `VI_SWIGLU_CLAMPED` of vecinfer.h. */
+export const VI_SWIGLU_CLAMPED = 2;
 /** of keys and values, see vi_transform_create */
 export const VI_TRANSFORM_FORWARD = 0;
 /** `VI_TRANSFORM_QUERY` of vecinfer.h. */
@@ -88,6 +94,9 @@ export const symbols = {
   vi_graph_destroy: ["pointer", "pointer"],
   vi_embedding: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_rmsnorm: ["pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32"],
+  vi_head_norm: ["pointer", "pointer", "pointer", "f32", "i32", "i32", "i32", "i32"],
+  vi_add: ["pointer", "pointer", "pointer", "pointer", "f32", "f32", "i32", "i32"],
+  vi_scale: ["pointer", "pointer", "f32", "f32", "i64"],
   vi_linear: [
     "pointer",
     "pointer",
@@ -103,8 +112,8 @@ export const symbols = {
     "i32",
   ],
   vi_pack: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
-  vi_rope: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
-  vi_silu_mul: ["pointer", "pointer", "pointer", "i32", "i32"],
+  vi_rope: ["pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  vi_gate: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_advance: ["pointer", "pointer", "i32"],
   vi_route: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
   vi_expert_linear: [

@@ -6,6 +6,7 @@
  *
  * @module
  */
+export * from "./add.ts";
 export * from "./attention.ts";
 export * from "./channel.ts";
 export type { RowsOptions, StrideOptions } from "./check.ts";
@@ -13,6 +14,8 @@ export * from "./codebook.ts";
 export * from "./convert.ts";
 export * from "./embedding.ts";
 export * from "./experts.ts";
+export * from "./gate.ts";
+export * from "./head_norm.ts";
 export { KvLayer, type KvLayerOptions, PAGE_TOKENS, type RopeQuantizeOptions } from "./kv_layer.ts";
 export * from "./linear.ts";
 export * from "./pack.ts";
@@ -22,5 +25,5 @@ export * from "./random.ts";
 export * from "./rmsnorm.ts";
 export * from "./rope.ts";
 export * from "./sample.ts";
-export * from "./silu.ts";
+export * from "./scale.ts";
 export * from "./transform.ts";

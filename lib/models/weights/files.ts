@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type DType, PACKED_ROWS, type PackedDType, Tensor } from "../../tensor.ts";
+import { type DType, isPacked, PACKED_ROWS, type PackedDType, Tensor } from "../../tensor.ts";
 import { convert, pack } from "../../ops/ops.ts";
 import { isGguf } from "../../weights/config.ts";
 import { Gguf } from "../../weights/gguf.ts";
@@ -158,7 +158,7 @@ class GgufFile implements WeightFile {
     const most = Math.max(1, Math.floor(READ_BYTES / rowBytes / PACKED_ROWS)) * PACKED_ROWS,
       pieceRows = Math.min(most, rows);
     const buffer = new Uint8Array(pieceRows * rowBytes);
-    const numbers = keep === "bf16" ? new Float32Array(pieceRows * width) : undefined;
+    const numbers = !isPacked(keep) ? new Float32Array(pieceRows * width) : undefined;
     using staging = Tensor.empty(device, numbers ? "f32" : "u8", [pieceRows, numbers ? width : rowBytes]);
     for (let first = 0; first < rows; first += pieceRows) {
       const count = Math.min(pieceRows, rows - first), piece = buffer.subarray(0, count * rowBytes);
