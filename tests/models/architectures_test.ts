@@ -7,8 +7,18 @@ import { evaluate } from "../../lib/calibration/mod.ts";
 import { type Device, parameterCount, PRESETS, Tensor, weightBytesOf } from "../../lib/ops/mod.ts";
 import { cpu, testOnDevices } from "../support/device.ts";
 import { withFolder } from "../weights/fixture.ts";
-import { type Bounds, cacheOf, checkGolden, difference, type Golden, idsOf, prompted, readGolden, stepped } from "./golden.ts";
-import { besideRepository } from "./golden.ts";
+import {
+  besideRepository,
+  type Bounds,
+  cacheOf,
+  checkGolden,
+  difference,
+  type Golden,
+  idsOf,
+  prompted,
+  readGolden,
+  stepped,
+} from "./golden.ts";
 
 // Random models in bf16 and what transformers computes with them in f32; see the folder's README.
 const { folder, absent } = besideRepository("architectures");
@@ -39,7 +49,11 @@ const supported = [
 ];
 
 /** A test on each library, skipped where the models are absent. */
-function testModel(model: string, name: string, run: (device: Device, path: string, golden: Golden) => Promise<void>): void {
+function testModel(
+  model: string,
+  name: string,
+  run: (device: Device, path: string, golden: Golden) => Promise<void>,
+): void {
   if (absent) return test(`${model}: ${name}`, { skip: absent }, () => {}) as unknown as void;
   const path = join(folder, model);
   testOnDevices(`${model}: ${name}`, (device) => run(device, path, readGolden(join(path, "golden.json"))));
@@ -55,27 +69,29 @@ const ofSteps = (device: Device): Bounds =>
   device.name === "cpu" ? { logits: 1e-2, nll: 2e-3, gap: 3e-2 } : { logits: 2e-2, nll: 1e-2, gap: 1e-1 };
 
 test("every model at hand is run or refused", { skip: absent }, () => {
-  const all = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) => name);
+  const all = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) =>
+    name
+  );
   assertEquals(all.sort(), [...supported, ...Object.keys(refused)].sort());
 });
 
 for (const name of supported) {
   testModel(name, "prompts give the reference's logits", async (device, path, golden) => {
     using model = await openModel(device, path);
-    using cache = cacheOf(model, "bf16");
+    using cache = cacheOf(path, model, "bf16");
     const all = idsOf(golden);
     checkGolden(golden, all.map((_, i) => prompted(model, cache, all.slice(0, i + 1))), ofPrompts(device));
   });
 
   testModel(name, "decode steps give the reference's logits", async (device, path, golden) => {
     using model = await openModel(device, path);
-    using cache = cacheOf(model, "bf16");
+    using cache = cacheOf(path, model, "bf16");
     checkGolden(golden, stepped(model, cache, idsOf(golden)), ofSteps(device));
   });
 
   testModel(name, "a prompt in parts and chunks is a prompt", async (device, path, golden) => {
     using model = await openModel(device, path);
-    using cache = cacheOf(model, "bf16");
+    using cache = cacheOf(path, model, "bf16");
     using sequence = cache.sequence();
     using logits = Tensor.empty(device, "f32", [1, model.config.vocabularySize]);
     const { ids, positions } = golden, bound = device.name === "cpu" ? [1e-4, 1e-2] : [2e-2, 2e-2];
@@ -88,21 +104,25 @@ for (const name of supported) {
     });
   });
 
-  testModel(name, "codes of 4 bits a channel change little, and every preset something", async (device, path, golden) => {
-    using model = await openModel(device, path);
-    using exact = cacheOf(model, "bf16");
-    using owned = new DisposableStack();
-    const presets = Object.keys(PRESETS).filter((preset) => preset !== "bf16");
-    const caches = presets.map((preset) => owned.use(cacheOf(model, preset)));
-    const [, ...qualities] = await evaluate(model, exact, caches, [Int32Array.from(golden.ids)]);
-    qualities.forEach(({ kl, perplexity, tokens }, i) => {
-      assertEquals(tokens, 199);
-      assert(kl > 0 && Number.isFinite(kl) && Number.isFinite(perplexity), `${presets[i]}: KL ${kl}`);
-    });
-    // Codes of 4 bits are off by 8e-2 of a vector, as a Gaussian's are; logits of a random model are wide (they cost 8 nats of 5.8).
-    const of = (preset: string) => qualities[presets.indexOf(preset)].kl;
-    assert(of("vq4") < 0.2 && of("vq2") > 2 * of("vq4"), `KL ${of("vq2")} at 2 bits, ${of("vq4")} at 4`);
-  });
+  testModel(
+    name,
+    "codes of 4 bits a channel change little, and every preset something",
+    async (device, path, golden) => {
+      using model = await openModel(device, path);
+      using exact = cacheOf(path, model, "bf16");
+      using owned = new DisposableStack();
+      const presets = Object.keys(PRESETS).filter((preset) => preset !== "bf16");
+      const caches = presets.map((preset) => owned.use(cacheOf(path, model, preset)));
+      const [, ...qualities] = await evaluate(model, exact, caches, [Int32Array.from(golden.ids)]);
+      qualities.forEach(({ kl, perplexity, tokens }, i) => {
+        assertEquals(tokens, 199);
+        assert(kl > 0 && Number.isFinite(kl) && Number.isFinite(perplexity), `${presets[i]}: KL ${kl}`);
+      });
+      // Codes of 4 bits are off by 8e-2 of a vector, as a Gaussian's are; logits of a random model are wide (they cost 8 nats of 5.8).
+      const of = (preset: string) => qualities[presets.indexOf(preset)].kl;
+      assert(of("vq4") < 0.2 && of("vq2") > 2 * of("vq4"), `KL ${of("vq2")} at 2 bits, ${of("vq4")} at 4`);
+    },
+  );
 
   test(`${name}: config.json is read as transformers 4 and 5 write it, and counted`, { skip: absent }, async () => {
     const path = join(folder, name), config = readModelConfig(path);

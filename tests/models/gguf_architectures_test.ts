@@ -40,10 +40,11 @@ test("gguf: every architecture at hand is run or refused", { skip: absent }, () 
 
 for (const [name, bound] of Object.entries(bounds)) {
   test(`gguf: ${name} gives the reference's logits`, { skip: absent }, async () => {
-    const path = join(folder, `${name}.gguf`), { ids, positions, logits } = readGolden(join(folder, `${name}.golden.json`));
+    const path = join(folder, `${name}.gguf`),
+      { ids, positions, logits } = readGolden(join(folder, `${name}.golden.json`));
     using model = await openModel(cpu, path);
     assertEquals(weightBytesOf(path), model.weightBytes);
-    using cache = cacheOf(model, "bf16");
+    using cache = cacheOf(path, model, "bf16");
     const found = positions.map((position) => prompted(model, cache, ids.slice(0, position + 1)));
     const all = new Float32Array(found.flatMap((each) => [...each]));
     const error = difference(all, logits.flat());

@@ -166,7 +166,7 @@ test("gguf: packed products stay packed on the device", () =>
     using weights = await loadWeights(device, path, planOf(readModelConfig(path)));
     const { embedding, head, layers: [{ qkv, output, gateUp, down, attentionNorm }] } = weights;
     const products = [qkv, output, gateUp, down].map(({ weight }) => weight);
-    const dtypes = [embedding, head, ...products, attentionNorm].map(({ dtype }) => dtype);
+    const dtypes = [embedding, head, ...products, attentionNorm!].map(({ dtype }) => dtype);
     assertEquals(dtypes, ["bf16", "q8_0", "q4_0", "q4_1", "q8_0", "bf16", "f32"]);
     assertEquals(qkv.weight.byteLength, (256 + 2 * 128) * 256 / 32 * 18);
   }));

@@ -39,9 +39,8 @@ export function readGolden(path: string): Golden {
 }
 
 /** A cache for `sequences` sequences; codes need no calibration file. 4 sinks and a window of 16 tokens are exact. */
-export function cacheOf(model: Model, kv: string, sequences = 1): KvCache {
-  const config = kvConfig(kv, { sinks: 4, window: 16 }), nowhere = fileURLToPath(new URL(".", import.meta.url));
-  const calibration = loadCalibration(nowhere, model, config);
+export function cacheOf(path: string, model: Model, kv: string, sequences = 1): KvCache {
+  const config = kvConfig(kv, { sinks: 4, window: 16 }), calibration = loadCalibration(path, model, config);
   return new KvCache(model.device, model.cacheShape, config, calibration, { context: 256, sequences });
 }
 
@@ -90,7 +89,11 @@ export function idsOf({ ids, greedy }: Golden): number[] {
 }
 
 /** Compares the logits behind each of {@linkcode idsOf}. */
-export function checkGolden(golden: Golden, logits: readonly Float32Array[], { logits: most, nll: nllMost, gap }: Bounds): void {
+export function checkGolden(
+  golden: Golden,
+  logits: readonly Float32Array[],
+  { logits: most, nll: nllMost, gap }: Bounds,
+): void {
   const { ids, positions, greedy } = golden;
   positions.forEach((position, i) => {
     const error = difference(logits[position], golden.logits[i]);

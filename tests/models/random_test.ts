@@ -16,7 +16,9 @@ const seed = Date.now() & 0x7fffffff;
 
 /** A config.json of an architecture with random sizes. */
 function randomConfig(random: Random, name: string): Record<string, unknown> {
-  const kvHeads = random.integer(1, 3), group = [1, 3, 7][random.integer(0, 2)], headDim = [64, 128][random.integer(0, 1)];
+  const kvHeads = random.integer(1, 3),
+    group = [1, 3, 7][random.integer(0, 2)],
+    headDim = [64, 128][random.integer(0, 1)];
   const layers = random.integer(1, 5), pick = (of: readonly number[]) => of[random.integer(0, of.length - 1)];
   const theta = pick([1e4, 5e5, 1e6]), { modelType } = architectures[name];
   const common = {
@@ -43,7 +45,12 @@ function randomConfig(random: Random, name: string): Record<string, unknown> {
         ...common,
         attention_bias: flag(),
         mlp_bias: flag(),
-        rope_scaling: { rope_type: "yarn", factor: 2 + random.uniform(), original_max_position_embeddings: 40, truncate: flag() },
+        rope_scaling: {
+          rope_type: "yarn",
+          factor: 2 + random.uniform(),
+          original_max_position_embeddings: 40,
+          truncate: flag(),
+        },
       };
     case "Qwen3MoeForCausalLM":
       return {
@@ -86,7 +93,8 @@ function writeModel(random: Random, folder: string, config: Record<string, unkno
   using weights = new DecoderWeights(cpu, planOf(readModelConfig(folder)));
   const tensors = weights.tensors.flatMap(({ kind, parts, width }) =>
     parts.map(([name, rows]) => {
-      const deviation = kind === "matrix" ? 1 / Math.sqrt(width) : 0.2, shape = kind === "matrix" ? [rows, width] : [rows];
+      const deviation = kind === "matrix" ? 1 / Math.sqrt(width) : 0.2,
+        shape = kind === "matrix" ? [rows, width] : [rows];
       const values = random.normals(rows * width, deviation).map((x) => kind === "norm" ? 1 + x : x);
       return [name, { dtype: "F32" as const, shape, data: new Uint8Array(values.buffer) }] as const;
     })
@@ -95,54 +103,61 @@ function writeModel(random: Random, folder: string, config: Record<string, unkno
 }
 
 for (const { name } of ARCHITECTURES) {
-  testOnDevices(`${name}, random sizes: decode is the prompt, and a batch is each alone`, (device) =>
-    withFolder(async (folder) => {
-      const own = seed + ARCHITECTURES.findIndex((each) => each.name === name), random = new Random(own);
-      const config = randomConfig(random, name), told = `seed ${own}, ${JSON.stringify(config)}`;
-      writeModel(random, folder, config);
-      using model = await openModel(device, folder);
-      using cache = cacheOf(model, "bf16", 3);
-      const { vocabularySize: vocabulary } = model.config;
-      const texts = [40, 33, 21].map((length) => [...random.integers(length, 0, vocabulary - 1)]);
-      const alone = texts.map((text) => stepped(model, cache, text));
+  testOnDevices(
+    `${name}, random sizes: decode is the prompt, and a batch is each alone`,
+    (device) =>
+      withFolder(async (folder) => {
+        const own = seed + ARCHITECTURES.findIndex((each) => each.name === name), random = new Random(own);
+        const config = randomConfig(random, name), told = `seed ${own}, ${JSON.stringify(config)}`;
+        writeModel(random, folder, config);
+        using model = await openModel(device, folder);
+        using cache = cacheOf(folder, model, "bf16", 3);
+        const { vocabularySize: vocabulary } = model.config;
+        const texts = [40, 33, 21].map((length) => [...random.integers(length, 0, vocabulary - 1)]);
+        const alone = texts.map((text) => stepped(model, cache, text));
 
-      const bound = device.name === "cpu" ? 2e-2 : 5e-2;
-      texts.forEach((text, i) => {
-        for (const rows of [512, 7]) {
-          const error = difference(prompted(model, cache, text, rows), alone[i].at(-1)!);
-          assert(error <= bound, `chunks of ${rows}: the prompt is ${error} off its steps (${told})`);
-        }
-      });
-
-      // One row is another sequence, and the newest rows pad.
-      using step = model.step(3);
-      const sequences = texts.map(() => cache.sequence());
-      step.slots.write(sequences.map(({ slot }) => slot));
-      for (let position = 0; position < 40; position++) {
-        const ids = texts.map((text) => text[position] ?? 0), runs = texts.map((text) => position < text.length);
-        sequences.forEach((sequence, i) => runs[i] && sequence.extend(1));
-        step.ids.write(ids);
-        step.positions.write(runs.map((run) => run ? position : -1));
-        model.forward(step, cache, 3);
-        const logits = step.logits.read<Float32Array>();
-        runs.forEach((run, i) => {
-          if (!run) return;
-          const error = difference(logits.subarray(i * vocabulary, (i + 1) * vocabulary), alone[i][position]);
-          assert(error <= (device.name === "cpu" ? 1e-4 : 2e-2), `row ${i} at ${position} is ${error} off alone (${told})`);
+        const bound = device.name === "cpu" ? 2e-2 : 5e-2;
+        texts.forEach((text, i) => {
+          for (const rows of [512, 7]) {
+            const error = difference(prompted(model, cache, text, rows), alone[i].at(-1)!);
+            assert(error <= bound, `chunks of ${rows}: the prompt is ${error} off its steps (${told})`);
+          }
         });
-      }
-      for (const sequence of sequences) sequence[Symbol.dispose]();
-    }));
+
+        // One row is another sequence, and the newest rows pad.
+        using step = model.step(3);
+        const sequences = texts.map(() => cache.sequence());
+        step.slots.write(sequences.map(({ slot }) => slot));
+        for (let position = 0; position < 40; position++) {
+          const ids = texts.map((text) => text[position] ?? 0), runs = texts.map((text) => position < text.length);
+          sequences.forEach((sequence, i) => runs[i] && sequence.extend(1));
+          step.ids.write(ids);
+          step.positions.write(runs.map((run) => run ? position : -1));
+          model.forward(step, cache, 3);
+          const logits = step.logits.read<Float32Array>();
+          runs.forEach((run, i) => {
+            if (!run) return;
+            const error = difference(logits.subarray(i * vocabulary, (i + 1) * vocabulary), alone[i][position]);
+            assert(
+              error <= (device.name === "cpu" ? 1e-4 : 2e-2),
+              `row ${i} at ${position} is ${error} off alone (${told})`,
+            );
+          });
+        }
+        for (const sequence of sequences) sequence[Symbol.dispose]();
+      }),
+  );
 }
 
 test("a layer turns what it turned, by as much, and leaves what it does not turn", () =>
   withFolder(async (folder) => {
     for (const name of ["Glm4ForCausalLM", "Phi3ForCausalLM", "SmolLM3ForCausalLM", "LlamaForCausalLM"]) {
-      const random = new Random(seed), config = { ...randomConfig(random, name), num_hidden_layers: 2, no_rope_layer_interval: 2 };
+      const random = new Random(seed),
+        config = { ...randomConfig(random, name), num_hidden_layers: 2, no_rope_layer_interval: 2 };
       writeModel(random, folder, config);
       using model = await openModel(cpu, folder);
       const { kvHeads, headDim } = model.cacheShape, keys: Float32Array[] = [], later: Float32Array[] = [];
-      using cache = cacheOf(model, "bf16");
+      using cache = cacheOf(folder, model, "bf16");
       // The same token again and again: its first layer's key is one key, turned to each position.
       using sequence = cache.sequence();
       for (const _ of model.prefillParts(null, sequence, Array<number>(30).fill(5), { observe: keep })) continue;

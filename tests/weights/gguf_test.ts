@@ -8,7 +8,7 @@ import { readModelConfig } from "../../lib/weights/config.ts";
 import { modelFingerprint } from "../../lib/weights/fingerprint.ts";
 import { Gguf } from "../../lib/weights/gguf.ts";
 import { dequantizeBlocks } from "../../lib/weights/gguf_blocks.ts";
-import { ggufRow } from "../../lib/weights/gguf_llama.ts";
+import { ggufRow } from "../../lib/weights/gguf_architectures.ts";
 import { WeightsError } from "../../lib/weights/json.ts";
 import { BLOCKS, type BlockType, blockWeights, half, randomBlocks } from "../support/blocks.ts";
 import { llamaMetadata, llamaTensors, randomTensor } from "../support/gguf.ts";
@@ -265,16 +265,28 @@ test("gguf: the configuration, and what it refuses by name", () =>
     assertEquals(eosIds, [257, 5]);
     const refusals: [Record<string, GgufEntry | null>, string][] = [
       [
-        { "general.architecture": ["general.architecture", "string", "qwen2"] },
-        "the architecture qwen2 is not supported",
+        { "general.architecture": ["general.architecture", "string", "qwen2vl"] },
+        "general.architecture: the architecture qwen2vl is not supported; supported: llama, qwen2",
+      ],
+      [
+        { "general.architecture": ["general.architecture", "string", "deepseek2"] },
+        "the architecture deepseek2 is not supported (multi-head latent attention",
       ],
       [{ "general.architecture": null }, "the architecture (none)"],
       [{ "llama.block_count": null }, "llama.block_count: expected a whole number >= 1, found nothing"],
       [{ "llama.block_count": ["llama.block_count", "string", "2"] }, 'found "2"'],
       [{ "llama.block_count": ["llama.block_count", "f32", 1.5] }, "found 1.5"],
-      [{ experts: ["llama.expert_count", "u32", 8] }, "8 experts"],
+      [
+        { experts: ["llama.expert_count", "u32", 8] },
+        "llama.expert_used_count: expected a whole number >= 1, found nothing",
+      ],
+      [
+        { experts: ["llama.expert_count", "u32", 8], top: ["llama.expert_used_count", "u32", 9] },
+        "llama.expert_used_count: expected at most 8 (llama.expert_count), found 9",
+      ],
+      [{ window: ["llama.attention.sliding_window", "u32", 64] }, "llama.attention.sliding_window: expected 0 or"],
       [{ split: ["split.count", "u32", 3] }, "one of 3 parts"],
-      [{ yarn: ["llama.rope.scaling.type", "string", "yarn"] }, 'rope scaling "yarn"'],
+      [{ scaling: ["llama.rope.scaling.type", "string", "other"] }, 'rope scaling "other"'],
       [{ "llama.attention.key_length": ["llama.attention.key_length", "u32", 80] }, "value_length: expected 80"],
       [{ "llama.rope.dimension_count": ["llama.rope.dimension_count", "u32", 32] }, "expected 64, a whole head"],
       [{ "llama.attention.head_count": ["llama.attention.head_count", "u32", 40] }, "40 query heads over 1"],
