@@ -1,5 +1,6 @@
 // The library, the context, its errors and its scratch memory.
 #include "context.h"
+#include "attention_prefill.h"
 #include "linear.h"
 #include <algorithm>
 
@@ -63,6 +64,11 @@ int32_t open(vi_context* context, int32_t device) {
     for (cudaEvent_t& event : context->events) VI_CUDA(context, "vi_context_create", cudaEventCreate(&event));
     context->multiprocessors = context->properties.multiProcessorCount;
     context->shared_limit = context->properties.sharedMemPerBlockOptin;
+    const int32_t status = wgmma_open(context);
+    if (status != VI_OK) {
+        context->unusable = context->error;
+        return status;
+    }
     context->device = device;
     return VI_OK;
 }
@@ -193,6 +199,7 @@ VI_API int32_t vi_context_destroy(vi_context* context) {
         for (cudaEvent_t event : context->events)
             if (event) cudaEventDestroy(event);
         context->cublas.reset();
+        context->wgmma.reset();
         cudaStreamDestroy(context->stream);
         cudaGetLastError();
     }
@@ -215,7 +222,7 @@ VI_API int32_t vi_device_info(vi_context* context, uint8_t* out, int32_t capacit
         if (*c != '"' && *c != '\\' && static_cast<unsigned char>(*c) >= ' ') name += *c;
     const std::string text = "{\"library\":\"vecinfer_cuda\",\"device\":\"" + name + "\",\"compute\":\"" + std::to_string(properties.major) + "." +
                              std::to_string(properties.minor) + "\",\"threads\":" + std::to_string(context->multiprocessors) + ",\"instructions\":\"" +
-                             linear_large_library(context) + "\"}";
+                             linear_large_library(context) + (context->wgmma ? ", prompts by wgmma" : "") + "\"}";
     VI_REQUIRE(context, capacity > static_cast<int64_t>(text.size()), "vi_device_info: capacity is %d, needs %zu", capacity, text.size() + 1);
     write(out, capacity, text);
     return VI_OK;
@@ -225,7 +232,7 @@ VI_API int32_t vi_synchronize(vi_context* context) VI_TRY {
     VI_OPEN(context, "vi_synchronize");
     VI_NOT_CAPTURED(context, "vi_synchronize");
     VI_CUDA(context, "vi_synchronize", cudaStreamSynchronize(context->stream));
-    return VI_OK;
+    return context->check_waits();
 } VI_CATCH(context, "vi_synchronize")
 
 } // extern "C"

@@ -26,6 +26,7 @@
 #include <vector>
 
 struct vi_cublas; // linear_large.cu
+struct vi_wgmma;  // attention_prefill_wgmma.cu
 
 struct vi_graph {
     cudaGraph_t graph = nullptr;
@@ -53,6 +54,7 @@ struct vi_context {
     size_t workspace_bytes = 0;
     std::vector<void*> workspaces_retired;
     std::shared_ptr<vi_cublas> cublas;
+    std::shared_ptr<vi_wgmma> wgmma; // empty where that kernel is not used
 
     // Sets the message and returns the status, so that `return context->fail(...)` is one line.
     int32_t fail(int32_t status, const char* format, ...) __attribute__((format(printf, 3, 4)));
@@ -65,6 +67,8 @@ struct vi_context {
     // capturing. nullptr after a failure; then `return context->workspace_status`.
     void* workspace(size_t bytes, const char* name);
     int32_t workspace_status = VI_OK;
+    // After a wait for the device: VI_DEVICE_ERROR, once, where a kernel gave up waiting inside itself.
+    int32_t check_waits();
 };
 
 // First line of every function but those that make, destroy or question a context.

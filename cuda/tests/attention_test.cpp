@@ -218,96 +218,6 @@ void run(const CacheCase& c, Library& cuda, Library* cpu) {
     }
 }
 
-// Prompts: fresh tokens alone, in two pieces, and after a coded past.
-void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int past, unsigned seed) {
-    std::mt19937 random(seed);
-    const int heads = kv_heads * group, width = kv_heads * D;
-    const int matrices = seed % 2;
-    CacheCase c{{4, 8, kv_heads, 1, 1, 1, 1, matrices}, {4, 8, 1, 0, 1, 1, 1, matrices}, D, kv_heads, group, 4, 32, 64, {std::max(past, 1)}, seed};
-    const std::string name = "prefill D " + std::to_string(D) + " heads " + std::to_string(heads) + "/" + std::to_string(kv_heads) + " fresh " +
-        std::to_string(fresh) + " past " + std::to_string(past) + " seed " + std::to_string(seed);
-    const std::vector<float> codebooks[2] = {normal(random, size_t(kv_heads) * 4 << 8), normal(random, size_t(4) << 8)};
-    std::vector<float> smooths[2] = {normal(random, width), {}};
-    for (float& x : smooths[0]) x = std::exp2(x / 2);
-    Layer l(c, cuda, codebooks, smooths, random);
-    std::vector<double> keys, values; // [past + fresh, kv_heads, D]
-    if (past) {
-        const std::vector<float> k = normal(random, size_t(past) * width), v = normal(random, size_t(past) * width);
-        const int before = l.exact_from[0];
-        if (before) l.store(0, k, v, 0, before, before);
-        l.store(0, k, v, before, past - before, 64);
-        Memory<float> dk(cuda, size_t(past) * width), dv(cuda, size_t(past) * width);
-        OK(cuda, vi_dequantize, dk.data, dv.data, l.layer, 0, 0, past);
-        const auto hk = dk.get(), hv = dv.get();
-        keys.assign(hk.begin(), hk.end()), values.assign(hv.begin(), hv.end());
-        const std::vector<vi_bf16> recent[2] = {l.recent[0]->get(), l.recent[1]->get()}, sinks[2] = {l.sinks[0]->get(), l.sinks[1]->get()};
-        for (int j = 0; j < past; ++j)
-            for (int head = 0; head < kv_heads; ++head)
-                for (int side = 0; side < 2; ++side) {
-                    const bool sink = j < c.sinks;
-                    if (!sink && past - j > c.window) continue;
-                    const vi_bf16* from = sink ? &sinks[side][(size_t(head) * c.sinks + j) * D] : &recent[side][(size_t(head) * c.recent + j % c.recent) * D];
-                    std::vector<double> x(D);
-                    for (int i = 0; i < D; ++i) x[i] = double(f32(from[i]));
-                    l.sides[side].back(x, head);
-                    std::copy(x.begin(), x.end(), (side ? values : keys).begin() + (size_t(j) * kv_heads + head) * D);
-                }
-    }
-    const int q_stride = heads * D + 4, kv_stride = width + 4;
-    const std::vector<float> q = normal(random, size_t(fresh) * q_stride), k = normal(random, size_t(fresh) * kv_stride), v = normal(random, size_t(fresh) * kv_stride);
-    for (int r = 0; r < fresh; ++r)
-        for (int i = 0; i < width; ++i) keys.push_back(k[size_t(r) * kv_stride + i]), values.push_back(v[size_t(r) * kv_stride + i]);
-    const float scale = 1.5f / std::sqrt(float(D));
-    Memory<float> dq(cuda, q), dk(cuda, k), dv(cuda, v), out(cuda, size_t(fresh) * heads * D);
-    const int cut = fresh / 3;
-    const int half_stride = 2 * width + 8; // the same rows as bf16, keys and values side by side, NaN behind them
-    std::vector<vi_bf16> half(size_t(fresh) * half_stride, 0xffff);
-    for (int r = 0; r < fresh; ++r)
-        for (int i = 0; i < width; ++i) {
-            half[size_t(r) * half_stride + i] = bf16(k[size_t(r) * kv_stride + i]);
-            half[size_t(r) * half_stride + width + i] = bf16(v[size_t(r) * kv_stride + i]);
-        }
-    Memory<vi_bf16> dh(cuda, half);
-    std::vector<float> whole;
-    for (int pass = 0; pass < 4; ++pass) { // whole, then in two pieces; f32, then bf16
-        if (pass % 2 && !cut) continue;
-        const void *keys_in = dk.data, *values_in = dv.data;
-        if (pass >= 2) keys_in = dh.data, values_in = dh.data + width;
-        const int stride = pass < 2 ? kv_stride : half_stride, dtype = pass < 2 ? VI_F32 : VI_BF16, first = pass % 2 ? cut : 0;
-        OK(cuda, vi_fill, out.data, 255, static_cast<int64_t>(out.size * 4));
-        if (first)
-            OK(cuda, vi_attention_prefill, out.data, dq.data, keys_in, values_in, past ? l.layer : nullptr, scale, 0, past, 0, cut, heads, kv_heads, D,
-               q_stride, stride, dtype);
-        OK(cuda, vi_attention_prefill, out.data + size_t(first) * heads * D, dq.data + size_t(first) * q_stride, keys_in, values_in,
-           past ? l.layer : nullptr, scale, 0, past, first, fresh - first, heads, kv_heads, D, q_stride, stride, dtype);
-        const std::vector<float> result = out.get();
-        if (pass == 0) whole = result;
-        if (pass == 2) CHECK(result == whole, "%s: other bits from bf16 rows than from f32 rows, which are rounded", name.c_str());
-        double difference = 0, norm = 0; // of a sample of rows and heads together: single ones of few tokens reach 1e-2
-        for (int trial = 0; trial < 24; ++trial) {
-            const int r = trial < 2 ? trial * (fresh - 1) : trial < 4 ? std::min(fresh - 1, std::max(0, cut - 3 + trial)) : random() % fresh;
-            const int head = random() % heads, tokens = past + r + 1, kv = head / group;
-            std::vector<double> s(tokens), sum(D);
-            double most = -1e300, total = 0;
-            for (int j = 0; j < tokens; ++j) {
-                for (int i = 0; i < D; ++i) s[j] += q[size_t(r) * q_stride + head * D + i] * keys[(size_t(j) * kv_heads + kv) * D + i];
-                most = std::max(most, s[j] *= scale);
-            }
-            for (int j = 0; j < tokens; ++j) {
-                const double p = std::exp(s[j] - most);
-                total += p;
-                for (int i = 0; i < D; ++i) sum[i] += p * values[(size_t(j) * kv_heads + kv) * D + i];
-            }
-            for (double& x : sum) x /= total;
-            const float* found = &result[(size_t(r) * heads + head) * D];
-            for (int i = 0; i < D; ++i) difference += std::pow(found[i] - sum[i], 2), norm += sum[i] * sum[i];
-        }
-        const double error = std::sqrt(difference / norm);
-        CHECK(error <= 1e-2, "%s%s: relative error %g", name.c_str(), pass % 2 ? " in two pieces" : "", error);
-        CHECK(std::none_of(result.begin(), result.end(), [](float x) { return std::isnan(x); }), "%s: elements are not written", name.c_str());
-    }
-}
-
 // Every format of keys with every one of values, or with `small` each with itself and the mixes that presets have; odd shapes and lengths.
 std::vector<CacheCase> attention_cases(Test& t, int D) {
     const std::vector<std::pair<int, int>> formats = {{1, 16}, {2, 8}, {4, 12}, {4, 10}, {4, 8}, {4, 6}, {8, 12}, {8, 8}};
@@ -407,9 +317,4 @@ TEST(quantize_rows) {
                 for (int j = 0; j < 2; ++j) check_codes(l, j, 0, tokens[j], decoded[j], random);
             }
         }
-}
-TEST(attention_prefill) {
-    for (const int D : {128, 64})
-        for (const int past : {0, 1, 300})
-            for (const int fresh : {1, 63, 500}) run_prefill(t.cuda, D, t.integer(1, 3), t.integer(1, 5), fresh, past, static_cast<unsigned>(t.random()));
 }
