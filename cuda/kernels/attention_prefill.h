@@ -24,10 +24,11 @@ struct Prompt {
 
 // What the wgmma kernel keeps between launches.
 struct vi_wgmma {
-    int32_t* counters = nullptr;          // device memory, [2]: tiles handed out, blocks that ended; zeros between launches
-    volatile int32_t* lost = nullptr;     // host memory, [4]: the wait that was given up: barrier + 1, parity, block, thread; barrier 0: none was
-    void* encode = nullptr;               // the driver's cuTensorMapEncodeTiled
+    int32_t* counters = nullptr;      // device memory, [2]: tiles handed out, blocks that ended; zeros between launches
+    volatile int32_t* lost = nullptr; // host memory, [4]: the wait that took too long: barrier + 1, parity, block, thread; 0: none did
+    void* encode = nullptr;           // the driver's cuTensorMapEncodeTiled
     ~vi_wgmma();
+    std::string lost_wait() const; // for messages; "" where there was none
 };
 
 // Makes context->wgmma where the kernel can run; on other cards, in builds without sm_90a and with VECINFER_WGMMA=off it stays empty.

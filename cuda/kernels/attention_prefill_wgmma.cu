@@ -1,4 +1,4 @@
-// The wgmma kernel and its launch: where it runs, tensor maps, and what a wait that was given up becomes. What its warps do: attention_prefill_wgmma.cuh.
+// The wgmma kernel and its launch: where it runs, tensor maps, and what is said of a wait that took too long. What its warps do: attention_prefill_wgmma.cuh.
 #include "attention_prefill_wgmma.cuh"
 #include <algorithm>
 #include <cstdlib>
@@ -13,7 +13,7 @@ prefill_kernel(const __grid_constant__ CUtensorMap keys, const __grid_constant__
                const __grid_constant__ Schedule plan) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ uint8_t shared[];
-    const Memory<D> memory(shared, plan.lost);
+    const Memory<D> memory(shared);
     const int warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32; // warp: the same for all of its lanes, as ptxas must know
     if (threadIdx.x == 0) memory.init();
     __syncthreads();
@@ -111,10 +111,8 @@ int32_t prefill_wgmma(vi_context* context, const Prompt& prompt, int head_dim) {
     return head_dim == 64 ? launch<64>(context, prompt) : launch<128>(context, prompt);
 }
 
-int32_t vi_context::check_waits() {
-    if (!wgmma || wgmma->lost[0] == 0) return VI_OK;
-    const int barrier = wgmma->lost[0] - 1, parity = wgmma->lost[1], block = wgmma->lost[2], thread = wgmma->lost[3];
-    for (int i = 0; i < 4; ++i) wgmma->lost[i] = 0;
-    return fail(VI_DEVICE_ERROR, "vi_attention_prefill: block %d gave up a wait after %d s (barrier %d, parity %d, thread %d): its results are wrong", block,
-                static_cast<int>(patience / 1'000'000'000), barrier, parity, thread);
+std::string vi_wgmma::lost_wait() const {
+    if (!lost || lost[0] == 0) return "";
+    return "; vi_attention_prefill's block " + std::to_string(lost[2]) + " waited longer than " + std::to_string(patience / 1'000'000'000) + " s for barrier " +
+           std::to_string(lost[0] - 1) + " (parity " + std::to_string(lost[1]) + ", thread " + std::to_string(lost[3]) + ")";
 }

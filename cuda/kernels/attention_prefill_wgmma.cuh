@@ -9,8 +9,8 @@
 // consumers take turns: while one's products run, another does its softmax (arXiv 2407.08608). Sums are f32. The output is scaled down only where a row's maximum
 // has grown by more than 2^8 since the last time: until then weights are at most 2^8, which bf16 and f32 hold as well as 1 (flash attention, arXiv 2205.14135).
 //
-// Every wait ends: one that takes longer than `patience` is written to the host's memory, then no wait of its block waits any more, so that the kernel ends. What
-// waits for the device next (vi_context::check_waits) reports it.
+// Nothing hangs: producers' waits, of which one is for the consumers' end, take `patience` at most. One that takes longer is written to the host's memory, for the
+// message (vi_context::fail_cuda), and ends the kernel with an error.
 #pragma once
 #include "attention_prefill.h"
 #include <cuda.h>
@@ -41,51 +41,52 @@ template <int D> struct Shape {
     static constexpr int producer_registers = D == 128 ? 56 : 32, consumer_registers = D == 128 ? 224 : 160;
     static constexpr uint32_t query_bytes = M * D * 2, stage_bytes = N * D * 2;
     static constexpr uint32_t keys_at = 2 * query_bytes, values_at = keys_at + stages * stage_bytes, barriers_at = values_at + stages * stage_bytes;
-    static constexpr uint32_t barriers = 6 + 4 * stages, words_at = barriers_at + barriers * 8;
+    static constexpr uint32_t barriers = 7 + 4 * stages, words_at = barriers_at + barriers * 8;
     static constexpr size_t bytes = words_at + 16 + 1024; // and room to begin at a multiple of 1024, as the swizzle needs
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 // A block's shared memory: two buffers of queries, the stages of keys and of values, and for each of these a barrier "full" and one "empty"; two numbers of tiles,
-// those of the queries' buffers, with a barrier "full".
+// those of the queries' buffers, with a barrier "full"; and a barrier for the consumers' end.
 template <int D> struct Memory {
     using S = Shape<D>;
-    uint32_t base, queries_full, queries_empty, tile_full, keys_full, keys_empty, values_full, values_empty;
-    volatile int* tile;     // [2]
-    volatile int* given_up; // not 0: no wait waits any more
-    volatile int32_t* lost; // of the host
+    uint32_t base, queries_full, queries_empty, tile_full, keys_full, keys_empty, values_full, values_empty, finished;
+    volatile int* tile; // [2]
 
-    __device__ __forceinline__ Memory(uint8_t* memory, volatile int32_t* lost) : lost(lost) {
+    __device__ __forceinline__ explicit Memory(uint8_t* memory) {
         base = (shared_address(memory) + 1023) & ~1023u;
         queries_full = base + S::barriers_at, queries_empty = queries_full + 16, tile_full = queries_full + 32;
         keys_full = queries_full + 48, keys_empty = keys_full + 8 * S::stages, values_full = keys_full + 16 * S::stages, values_empty = keys_full + 24 * S::stages;
+        finished = keys_full + 32 * S::stages;
         tile = reinterpret_cast<volatile int*>(memory + (base - shared_address(memory)) + S::words_at);
-        given_up = tile + 2;
     }
     // By one thread, before any other looks at the barriers.
     __device__ __forceinline__ void init() const {
         constexpr int consumer_warps = 4 * S::consumers;
-        *given_up = 0;
         for (int i = 0; i < 2; ++i) barrier_init(queries_full + 8 * i, 3), barrier_init(queries_empty + 8 * i, consumer_warps), barrier_init(tile_full + 8 * i, 1);
         for (int i = 0; i < S::stages; ++i) {
             barrier_init(keys_full + 8 * i, 1), barrier_init(values_full + 8 * i, 1);
             barrier_init(keys_empty + 8 * i, consumer_warps), barrier_init(values_empty + 8 * i, consumer_warps);
         }
+        barrier_init(finished, consumer_warps);
         fence_barriers();
         fence_async();
     }
-    // Giving up by a trap, or any other code that both roles share, makes ptxas leave the consumers the registers of the start: spills.
-    __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) const {
+    // A producer's wait. A trap in consumers' code, or any other code that both roles share, makes ptxas leave the consumers the registers of the start: spills.
+    __device__ __forceinline__ void wait_bounded(uint32_t barrier, uint32_t parity, volatile int32_t* lost) const {
         if (ended(barrier, parity)) return;
         const uint64_t start = nanoseconds();
-        while (!ended(barrier, parity)) {
-            if (*given_up) return;
+        while (!ended(barrier, parity))
             if (nanoseconds() - start > patience) {
                 lost[0] = (barrier - queries_full) / 8 + 1, lost[1] = parity, lost[2] = blockIdx.x, lost[3] = threadIdx.x;
-                *given_up = 1;
+                __threadfence_system();
+                __trap();
             }
-        }
+    }
+    // A consumer's.
+    __device__ __forceinline__ void wait(uint32_t barrier, uint32_t parity) const {
+        while (!ended(barrier, parity)) {}
     }
     __device__ __forceinline__ uint32_t queries(int buffer) const { return base + buffer * S::query_bytes; }
     __device__ __forceinline__ uint32_t keys(uint32_t stage) const { return base + S::keys_at + stage * S::stage_bytes; }
@@ -144,7 +145,7 @@ __device__ __forceinline__ void produce_keys_and_values(const Memory<D>& memory,
     prefetch_map(values);
     uint32_t k = 0, v = 0; // so many were asked for
     for (int i = 0;; ++i) {
-        memory.wait(memory.tile_full + i % 2 * 8, i / 2 & 1);
+        memory.wait_bounded(memory.tile_full + i % 2 * 8, i / 2 & 1, plan.lost);
         const int number = memory.tile[i % 2];
         if (number >= plan.tiles) break;
         const Tile tile(a, plan, number, S::M);
@@ -152,7 +153,7 @@ __device__ __forceinline__ void produce_keys_and_values(const Memory<D>& memory,
         auto load = [&](const CUtensorMap* map, uint32_t to, uint32_t full, uint32_t empty, uint32_t& n, int step) {
             const uint32_t s = n % S::stages;
             const int token = (tile.begin + step) * N;
-            memory.wait(empty + 8 * s, (n / S::stages & 1) ^ 1);
+            memory.wait_bounded(empty + 8 * s, (n / S::stages & 1) ^ 1, plan.lost);
             arrive_expect(full + 8 * s, S::stage_bytes);
 #pragma unroll
             for (int b = 0; b < D / static_cast<int>(columns); ++b)
@@ -173,14 +174,14 @@ template <int D> __device__ __forceinline__ void produce_queries(const Memory<D>
     for (int i = 0;; ++i) {
         const int b = i % 2;
         if (warp == 1) {
-            memory.wait(memory.queries_empty + 8 * b, (i / 2 & 1) ^ 1);
+            memory.wait_bounded(memory.queries_empty + 8 * b, (i / 2 & 1) ^ 1, plan.lost);
             if (lane == 0) {
                 memory.tile[b] = i == 0 ? blockIdx.x : gridDim.x + atomicAdd(plan.counters, 1);
                 arrive(memory.tile_full + 8 * b);
             }
             __syncwarp();
         }
-        memory.wait(memory.tile_full + 8 * b, i / 2 & 1);
+        memory.wait_bounded(memory.tile_full + 8 * b, i / 2 & 1, plan.lost);
         const int number = memory.tile[b];
         if (i > 0 && number < plan.tiles) {
             constexpr int together = 128 / D; // rows a warp
@@ -196,6 +197,7 @@ template <int D> __device__ __forceinline__ void produce_queries(const Memory<D>
             plan.counters[0] = 0;
             plan.counters[1] = 0;
         }
+        memory.wait_bounded(memory.finished, 0, plan.lost);
     }
 }
 
@@ -386,6 +388,7 @@ template <int D> __device__ __forceinline__ void consume(const Memory<D>& memory
         if (lane == 0) arrive(memory.values_empty + (kv - 1) % S::stages * 8);
         rows.write(a, tile.head, warp_row, g, t);
     }
+    if (lane == 0) arrive(memory.finished);
 }
 
 #endif // __CUDA_ARCH_FEAT_SM90_ALL

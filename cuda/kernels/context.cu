@@ -101,7 +101,10 @@ int32_t vi_context::fail_cuda(cudaError_t code, const char* name) {
         case cudaErrorInvalidPtx:
         case cudaErrorUnsupportedPtxVersion:
             return fail(VI_NO_DEVICE, "%s: %s (compute capability %d.%d)", name, cudaGetErrorString(code), properties.major, properties.minor);
-        default: return fail(VI_DEVICE_ERROR, "%s: %s (%s)", name, cudaGetErrorString(code), cudaGetErrorName(code));
+        default: {
+            const std::string lost = wgmma ? wgmma->lost_wait() : ""; // why, where a kernel ended itself
+            return fail(VI_DEVICE_ERROR, "%s: %s (%s)%s", name, cudaGetErrorString(code), cudaGetErrorName(code), lost.c_str());
+        }
     }
 }
 
@@ -232,7 +235,7 @@ VI_API int32_t vi_synchronize(vi_context* context) VI_TRY {
     VI_OPEN(context, "vi_synchronize");
     VI_NOT_CAPTURED(context, "vi_synchronize");
     VI_CUDA(context, "vi_synchronize", cudaStreamSynchronize(context->stream));
-    return context->check_waits();
+    return VI_OK;
 } VI_CATCH(context, "vi_synchronize")
 
 } // extern "C"

@@ -67,8 +67,6 @@ struct vi_context {
     // capturing. nullptr after a failure; then `return context->workspace_status`.
     void* workspace(size_t bytes, const char* name);
     int32_t workspace_status = VI_OK;
-    // After a wait for the device: VI_DEVICE_ERROR, once, where a kernel gave up waiting inside itself.
-    int32_t check_waits();
 };
 
 // First line of every function but those that make, destroy or question a context.

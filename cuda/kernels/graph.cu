@@ -26,7 +26,7 @@ VI_API int32_t vi_event_elapsed(vi_context* context, uint8_t* out, int32_t first
     float milliseconds = 0;
     VI_CUDA(context, "vi_event_elapsed", cudaEventElapsedTime(&milliseconds, context->events[first], context->events[last]));
     std::memcpy(out, &milliseconds, sizeof milliseconds);
-    return context->check_waits();
+    return VI_OK;
 } VI_CATCH(context, "vi_event_elapsed")
 
 VI_API int32_t vi_graph_begin(vi_context* context) VI_TRY {

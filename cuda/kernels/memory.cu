@@ -86,7 +86,7 @@ VI_API int32_t vi_copy_to_host(vi_context* context, uint8_t* out, const void* in
     VI_POINTER(context, "vi_copy_to_host", in);
     VI_CUDA(context, "vi_copy_to_host", cudaMemcpyAsync(out, in, bytes, cudaMemcpyDeviceToHost, context->stream));
     VI_CUDA(context, "vi_copy_to_host", cudaStreamSynchronize(context->stream));
-    return context->check_waits();
+    return VI_OK;
 } VI_CATCH(context, "vi_copy_to_host")
 
 VI_API int32_t vi_copy(vi_context* context, void* out, const void* in, int64_t bytes) VI_TRY {
