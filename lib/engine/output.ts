@@ -5,7 +5,7 @@
  */
 
 import type { Grammar, GrammarState } from "../grammar/grammar.ts";
-import type { Detokenizer, DetokenizerOptions } from "../tokenizer/detokenizer.ts";
+import type { Detokenizer } from "../tokenizer/detokenizer.ts";
 import { StopMatcher } from "../tokenizer/stop.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { ModelConfig } from "../weights/config.ts";
@@ -54,11 +54,12 @@ export class Output {
     tokenizer: Tokenizer | null,
     options: OutputOptions,
     model: Pick<ModelConfig, "eosIds" | "vocabularySize">,
-    text: DetokenizerOptions = {},
   ) {
-    this.#detokenizer = tokenizer?.detokenizer(text);
-    this.#matcher = new StopMatcher(options.stop);
-    this.#ends = endsOf(tokenizer, model);
+    // Control tokens leave no text: a stop string that names one is met as its id.
+    const { ids, texts } = tokenizer?.stops(options.stop) ?? { ids: [], texts: options.stop };
+    this.#detokenizer = tokenizer?.detokenizer({ continuation: true });
+    this.#matcher = new StopMatcher(texts);
+    this.#ends = new Set([...endsOf(tokenizer, model), ...ids]);
     this.#maxTokens = options.maxTokens;
     this.#grammar = options.grammar?.start();
     this.#base = biasOf(options.sampling, model.vocabularySize);
@@ -129,7 +130,7 @@ export class Answer {
     emit: (event: AnswerEvent) => void,
   ) {
     this.#tokenizer = tokenizer;
-    this.#output = new Output(tokenizer, options, model, { continuation: true });
+    this.#output = new Output(tokenizer, options, model);
     this.#logprobs = options.logprobs;
     this.#emit = emit;
   }

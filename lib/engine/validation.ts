@@ -6,6 +6,7 @@
 
 import type { Grammar } from "../grammar/grammar.ts";
 import { jsonGrammar, SchemaError } from "../grammar/json_schema.ts";
+import { plainMessages } from "../tokenizer/messages.ts";
 import { StopError, StopMatcher } from "../tokenizer/stop.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { ModelConfig } from "../weights/config.ts";
@@ -93,12 +94,12 @@ export class Validation {
       throw invalid(`token ${foreign} is outside the vocabulary of ${vocabularySize}`, "prompt");
     }
     if (this.#chatTemplate === "plain") {
-      const text = prompt.map(({ content }) => typeof content === "string" ? content : "").filter(Boolean).join("\n\n");
-      return tokenizer.encode(this.#fits(text, context), { parseSpecialTokens: false });
+      return tokenizer.encode(this.#fits(this.#chat(prompt), context), { parseSpecialTokens: false });
     }
     return tokenizer.encode(this.#fits(this.#chat(prompt), context), { addSpecialTokens: false });
   }
 
+  /** A chat as text: by the model's template, or the messages' texts alone. */
   #chat(messages: readonly ChatMessage[]): string {
     if (this.#chatTemplate === "none") {
       throw invalid(
@@ -107,7 +108,8 @@ export class Validation {
       );
     }
     try {
-      return this.#tokenizer.applyChatTemplate(messages);
+      if (this.#chatTemplate === "model") return this.#tokenizer.applyChatTemplate(messages);
+      return plainMessages(messages).map(({ content }) => content).filter(Boolean).join("\n\n");
     } catch (error) { // whatever a template throws, it is of these messages
       throw invalid((error as Error).message, "messages");
     }

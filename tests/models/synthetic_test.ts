@@ -14,6 +14,7 @@ import {
   syntheticPrompt,
   Tensor,
 } from "../../lib/ops/mod.ts";
+import { syntheticCalibration } from "../../lib/calibration/mod.ts";
 import { bf16Calibration } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 
@@ -52,7 +53,7 @@ testOnDevices("a seed draws one model, with finite logits; biases and an untied 
 });
 
 test("a synthetic model generates from token ids, says what it is, and has no tokenizer", async () => {
-  for (const calibration of [undefined, "synthetic"]) {
+  for (const calibration of [undefined, syntheticCalibration]) {
     using model = await LanguageModel.synthetic("tiny-llama", { device: "cpu", kv: "vq2", context: 256, calibration });
     assertEquals(model.config.model, "synthetic tiny-llama, seed 0");
     assertEquals(model.config.calibration, calibration ? "synthetic activations" : "data-free (no calibration file)");
@@ -65,7 +66,7 @@ test("a synthetic model generates from token ids, says what it is, and has no to
 });
 
 test("a drawn calibration of vecinfer+ keeps to its bits, with matrices and formats a layer, and generates", async () => {
-  const options = { device: "cpu", context: 256, calibration: "synthetic" } as const;
+  const options = { device: "cpu", context: 256, calibration: syntheticCalibration } as const;
   for (const [kv, most] of [["vq2+", 1.95], ["vq1.5+", 1.45], ["vq1+", 1]] as const) {
     using model = await LanguageModel.synthetic("tiny-llama", { ...options, kv });
     const { calibration, shape, config } = model.cache, { layers, kvHeads, headDim } = shape;

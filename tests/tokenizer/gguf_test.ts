@@ -10,7 +10,7 @@ import { Gguf } from "../../lib/weights/gguf.ts";
 import { PRETOKENIZERS } from "../../lib/weights/gguf_pretokenizers.ts";
 import { ggufTokenizer } from "../../lib/weights/gguf_tokenizer.ts";
 import { WeightsError } from "../../lib/weights/json.ts";
-import { type GgufEntry, writeGguf } from "../../scripts/gguf.ts";
+import { type GgufEntry, writeGguf } from "../../scripts/frame/gguf.ts";
 import { withFolder } from "../weights/fixture.ts";
 import { byteAlphabet, MULTI_BYTE, tinyLlama } from "./fixture.ts";
 

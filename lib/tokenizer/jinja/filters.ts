@@ -9,6 +9,7 @@ import { getter, item } from "./access.ts";
 import { fixed, printed } from "./format.ts";
 import { JinjaError } from "./lexer.ts";
 import { capital, center, entriesOf, lines, replace, strip } from "./methods.ts";
+import { arithmetic } from "./operators.ts";
 import { testOf } from "./tests.ts";
 import {
   type Attributes,
@@ -218,13 +219,7 @@ function defaulted(value: Value, given: Given): Value {
 
 function summed(value: Value, given: Given): Value {
   const path = given.get(0, "attribute", null), get = path === null ? (item: Value) => item : getter(path);
-  const values = [given.get(1, "start", 0), ...iterate(value).map(get)];
-  const total = values.reduce((sum: number, item) => {
-    const number = numeric(item);
-    if (number === undefined) throw new JinjaError(`sum needs numbers, not ${typeName(item)}`);
-    return sum + number;
-  }, 0);
-  return values.some(isFloat) ? float(total) : total;
+  return iterate(value).map(get).reduce((sum, item) => arithmetic("+", sum, item), given.get(1, "start", 0));
 }
 
 function joined(value: Value, given: Given): Value {
