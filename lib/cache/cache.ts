@@ -137,12 +137,12 @@ export class KvCache implements SequenceCache, Disposable {
   }
 
   #matrices(matrix: Float32Array, side: SideCalibration, layer: number): Tensor {
-    const { kvHeads, headDim } = this.shape, which = side === this.calibration.keys ? "keys" : "values";
+    const { kvHeads, headDim } = this.shape, name = side === this.calibration.keys ? "keys" : "values";
     try {
       return Tensor.from(this.#device, transformMatrices(matrix, headDim), [3, kvHeads, headDim, headDim]);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
-      throw new WeightsError(`${side.origin}: layers.${layer}.${which}.matrix: ${error.message}`);
+      throw new WeightsError(`${side.origin}: layers.${layer}.${name}.matrix: ${error.message}`);
     }
   }
 
