@@ -11,7 +11,7 @@ import { Tensor } from "../tensor.ts";
 import { KvLayer, PAGE_TOKENS, Quantizer, Transform } from "../ops/ops.ts";
 import { allocatedBytes, type CacheBytes, type CacheShape } from "./bytes.ts";
 import type { Calibration, SideCalibration } from "./calibration.ts";
-import { transformMatrices } from "./matrix.ts";
+import { SingularError, transformMatrices } from "./matrix.ts";
 import { CacheFullError, type PageChange, PagePool } from "./pages.ts";
 import { codebookCounts, hasHadamard, type KvConfig, layerFormat } from "./scheme.ts";
 import { Sequence, type SequenceCache } from "./sequence.ts";
@@ -141,7 +141,7 @@ export class KvCache implements SequenceCache, Disposable {
     try {
       return Tensor.from(this.#device, transformMatrices(matrix, headDim), [3, kvHeads, headDim, headDim]);
     } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
+      if (!(error instanceof SingularError)) throw error;
       throw new WeightsError(`${side.origin}: layers.${layer}.${name}.matrix: ${error.message}`);
     }
   }
