@@ -6,8 +6,10 @@
 // The past stays in the transformed space, as in decoding: transformed queries meet it, and the output turns back once before the fresh tokens. That is rows times
 // heads transforms in place of past times KV heads.
 //
-// A block has 128 queries of one head, 16 a warp, and goes through the keys 64 at a time, two tiles of keys and values in shared memory while the next
-// arrive. q, k, v and the probabilities are bf16, sums f32.
+// A chunk is attended to by the kernel of attention_prefill_wgmma.cu or by this file's (attention_prefill.h says when). This one: a block has 128 queries of one
+// head, 16 a warp, and goes through the keys 64 at a time, two tiles of keys and values in shared memory while the next arrive. q, k, v and the
+// probabilities are bf16, sums f32.
+#include "attention_prefill.h"
 #include "attention_tile.cuh"
 #include "quantize.cuh"
 #include <numbers>
@@ -73,19 +75,6 @@ template <int D> __device__ inline void copy_tile(uint32_t shared, const vi_bf16
     }
 }
 
-struct Prompt {
-    float* out; // [rows, heads, D]
-    float* lse; // [rows, heads]: log2 sum 2^score
-    const float* q;
-    const vi_bf16 *keys, *values;     // token t of KV head h at h * head_stride + t * token_stride
-    int64_t head_stride, token_stride; // in elements
-    float scale;                       // times log2 e
-    int count, rows, heads, group;
-    int diagonal; // row r sees keys 0 .. diagonal + r of this chunk
-    int64_t q_stride;
-    bool resume; // go on from out and lse
-};
-
 template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(const __grid_constant__ Prompt a) {
     extern __shared__ __align__(128) uint8_t memory[];
     constexpr uint32_t tile_bytes = tile * D * 2;
@@ -93,7 +82,8 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
     const int first = static_cast<int>(gridDim.x - 1 - blockIdx.x) * queries; // the longest rows begin first
     const int head = blockIdx.y, row = first + warp * 16 + g;              // this lane: row and row + 8
-    const vi_bf16 *keys = a.keys + head / a.group * a.head_stride, *values = a.values + head / a.group * a.head_stride;
+    const int kv_head = head / (a.heads / a.kv_heads);
+    const vi_bf16 *keys = a.keys + kv_head * a.head_stride, *values = a.values + kv_head * a.head_stride;
     const int seen = static_cast<int>(min(static_cast<int64_t>(a.count), static_cast<int64_t>(a.diagonal) + min(first + queries, a.rows)));
     const int tiles = (seen + tile - 1) / tile;
     if (tiles <= 0) return; // nothing of this chunk; never so for the first one
@@ -208,12 +198,13 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
 
 template <int D>
 int32_t prefill(vi_context* context, const char* name, Prompt a, vi_bf16* keys_out, vi_bf16* values_out, float* past_queries, const void* keys, const void* values,
-                const Cache* cache, int slot, int past, int first, int kv_heads, int64_t kv_stride, bool converted) {
+                const Cache* cache, int slot, int past, int first, int64_t kv_stride, bool converted) {
     constexpr size_t bytes = 4 * tile * D * 2;
     VI_SHARED(context, name, prefill_kernel<D>, bytes);
-    const int total = past + first + a.rows;
+    const int total = past + first + a.rows, kv_heads = a.kv_heads;
     const float* const fresh_queries = a.q;
     const int64_t fresh_stride = a.q_stride, width = static_cast<int64_t>(a.heads) * D;
+    const bool wgmma = wgmma_takes(context, a.q, a.q_stride); // of the fresh queries, for all chunks
     if (past) {
         launch_transform(context->stream, past_queries, a.q, cache->keys.transform, VI_TRANSFORM_QUERY, a.rows, a.heads, kv_heads, D, width, a.q_stride);
         VI_LAUNCHED(context, name);
@@ -236,8 +227,13 @@ int32_t prefill(vi_context* context, const char* name, Prompt a, vi_bf16* keys_o
                                                                          begin - past, a.count, kv_heads, kv_stride);
         if (!fresh) convert_past_kernel<D><<<blocks, 256, 0, context->stream>>>(keys_out, values_out, *cache, slot, past, begin, a.count);
         VI_LAUNCHED(context, name);
-        prefill_kernel<D><<<dim3(ceil_div(a.rows, queries), a.heads), threads, bytes, context->stream>>>(a);
-        VI_LAUNCHED(context, name);
+        if (wgmma) {
+            const int32_t status = prefill_wgmma(context, name, a, D);
+            if (status != VI_OK) return status;
+        } else {
+            prefill_kernel<D><<<dim3(ceil_div(a.rows, queries), a.heads), threads, bytes, context->stream>>>(a);
+            VI_LAUNCHED(context, name);
+        }
         begin = end;
         if (begin == past) {
             launch_transform(context->stream, a.out, a.out, cache->values.transform, VI_TRANSFORM_INVERSE, a.rows, a.heads, kv_heads, D, width, width);
@@ -264,8 +260,8 @@ extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, 
     const size_t lse_bytes = align_256(static_cast<size_t>(rows) * heads * 4), query_bytes = past ? static_cast<size_t>(rows) * heads * head_dim * 4 : 0;
     VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + lse_bytes + query_bytes, __func__);
     Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, 0, 0, scale * std::numbers::log2e_v<float>, 0, rows, heads,
-                heads / kv_heads, 0, q_stride, false};
+                kv_heads, 0, q_stride, false};
     auto run = head_dim == 64 ? prefill<64> : prefill<128>;
     return run(context, __func__, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes),
-               reinterpret_cast<float*>(scratch + 2 * side_bytes + lse_bytes), keys, values, cache, slot, past, first, kv_heads, kv_stride, converted);
+               reinterpret_cast<float*>(scratch + 2 * side_bytes + lse_bytes), keys, values, cache, slot, past, first, kv_stride, converted);
 } VI_CATCH(context)

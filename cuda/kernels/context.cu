@@ -1,5 +1,6 @@
 // The library, the context, its errors and its scratch memory.
 #include "context.h"
+#include "attention_prefill.h"
 #include "common/text.h"
 #include "linear.h"
 #include <algorithm>
@@ -57,6 +58,11 @@ int32_t open(vi_context* context, const char* name, int32_t device) {
     for (cudaEvent_t& event : context->events) VI_CUDA(context, name, cudaEventCreate(&event));
     context->multiprocessors = context->properties.multiProcessorCount;
     context->shared_limit = context->properties.sharedMemPerBlockOptin;
+    const int32_t status = wgmma_open(context, name);
+    if (status != VI_OK) {
+        context->unusable = context->error;
+        return status;
+    }
     context->device = device;
     return VI_OK;
 }
@@ -75,7 +81,10 @@ int32_t vi_context::fail_cuda(cudaError_t code, const char* name) {
         case cudaErrorInvalidPtx:
         case cudaErrorUnsupportedPtxVersion:
             return fail(VI_NO_DEVICE, "%s: %s (compute capability %d.%d)", name, cudaGetErrorString(code), properties.major, properties.minor);
-        default: return fail(VI_DEVICE_ERROR, "%s: %s (%s)", name, cudaGetErrorString(code), cudaGetErrorName(code));
+        default: {
+            const std::string lost = wgmma ? wgmma->lost_wait() : ""; // why, where a kernel ended itself
+            return fail(VI_DEVICE_ERROR, "%s: %s (%s)%s", name, cudaGetErrorString(code), cudaGetErrorName(code), lost.c_str());
+        }
     }
 }
 
@@ -173,6 +182,7 @@ VI_API int32_t vi_context_destroy(vi_context* context) {
         for (cudaEvent_t event : context->events)
             if (event) cudaEventDestroy(event);
         context->cublas.reset();
+        context->wgmma.reset();
         cudaStreamDestroy(context->stream);
         cudaGetLastError();
     }
@@ -192,7 +202,7 @@ VI_API int32_t vi_device_info(vi_context* context, uint8_t* out, int32_t capacit
     const cudaDeviceProp& properties = context->properties;
     const std::string text = "{\"library\":\"vecinfer_cuda\",\"device\":" + quoted(properties.name) + ",\"compute\":\"" + std::to_string(properties.major) + "." +
                              std::to_string(properties.minor) + "\",\"threads\":" + std::to_string(context->multiprocessors) + ",\"instructions\":\"" +
-                             linear_large_library(context) + "\"}";
+                             linear_large_library(context) + (context->wgmma ? ", prompts by wgmma" : "") + "\"}";
     VI_REQUIRE(context, capacity > static_cast<int64_t>(text.size()), "%s: capacity is %d, needs %zu", __func__, capacity, text.size() + 1);
     write_text(out, capacity, text);
     return VI_OK;

@@ -17,6 +17,7 @@
 #include <vector>
 
 struct vi_cublas; // linear_large.cu
+struct vi_wgmma;  // attention_prefill_wgmma.cu
 
 struct vi_graph {
     cudaGraph_t graph = nullptr;
@@ -40,6 +41,7 @@ struct vi_context : Context {
     size_t workspace_bytes = 0;
     std::vector<void*> workspaces_retired;
     std::shared_ptr<vi_cublas> cublas;
+    std::shared_ptr<vi_wgmma> wgmma; // empty where that kernel is not used
 
     // fail() for a CUDA error: out of memory and missing code get their own status. Clears the error.
     int32_t fail_cuda(cudaError_t code, const char* name);

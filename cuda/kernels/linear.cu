@@ -186,14 +186,14 @@ extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float
     const vi_bf16* matrix = static_cast<const vi_bf16*>(weight);
     const bool vector = in_features % 8 == 0 && aligned_16(x) && aligned_16(matrix) && aligned_16(norm);
     const bool few = rows <= 8, gate_apart = pairs && !(few && vector);
-    // Normed rows first: each tile norming its own inputs again was measured slower. Workspace for them, for pairs of products before the gate where that has a pass
-    // of its own, and for what linear_large takes.
-    const size_t normed_bytes = norm ? align_256(static_cast<size_t>(rows) * in_features * 4) : 0;
+    // Few rows are normed first: each tile norming its own inputs again was measured slower. Workspace for them, for pairs of products before the gate where that has a
+    // pass of its own, and for what linear_large takes, which norms as it rounds.
+    const size_t normed_bytes = norm && few ? align_256(static_cast<size_t>(rows) * in_features * 4) : 0;
     const size_t pairs_bytes = gate_apart ? align_256(static_cast<size_t>(rows) * out_features * 4) : 0, reserved = normed_bytes + pairs_bytes;
     float* y = out;
     if (reserved) {
         VI_WORKSPACE(context, uint8_t, scratch, reserved + (few ? 0 : linear_large_bytes(rows, in_features)), __func__);
-        if (norm) {
+        if (norm && few) {
             float* normed = reinterpret_cast<float*>(scratch);
             const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
             if (status != VI_OK) return status;
@@ -206,7 +206,7 @@ extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float
         auto* run = !vector ? launch<false, false> : pairs ? launch<true, true> : launch<true, false>;
         VI_CUDA(context, __func__, run(context, f, warps_a_tile(context, out_features)));
     } else {
-        const int32_t status = linear_large(context, __func__, y, x, matrix, bias, output == VI_OUTPUT_SUM, rows, out_features, in_features, reserved);
+        const int32_t status = linear_large(context, __func__, y, x, matrix, bias, norm, epsilon, output == VI_OUTPUT_SUM, rows, out_features, in_features, reserved);
         if (status != VI_OK) return status;
     }
     return gate_apart ? vi_gate(context, out, y, VI_SILU, rows, out_features / 2) : VI_OK;

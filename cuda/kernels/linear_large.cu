@@ -124,12 +124,15 @@ namespace {
 constexpr int tile_outputs = 128, tile_rows = 64, tile_inputs = 32, padded = tile_inputs + 8;
 constexpr int64_t copy_bytes = int64_t(256) << 20; // of activations rounded at a time
 
-__global__ void round_kernel(vi_bf16* __restrict__ out, const float* __restrict__ x, int64_t count) {
-    const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-    for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count / 4; i += step) {
+// vector: x and out begin at multiples of 16 bytes.
+__global__ void round_kernel(vi_bf16* __restrict__ out, const float* __restrict__ x, bool vector, int64_t count) {
+    const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x, start = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
+    const int64_t quads = vector ? count / 4 : 0;
+    for (int64_t i = start; i < quads; i += step) {
         const float4 value = reinterpret_cast<const float4*>(x)[i];
         reinterpret_cast<uint2*>(out)[i] = make_uint2(pack_bf16(value.x, value.y), pack_bf16(value.z, value.w));
     }
+    for (int64_t i = quads * 4 + start; i < count; i += step) out[i] = f32_to_bf16(x[i]);
 }
 
 __global__ void spread_bias_kernel(float* __restrict__ out, const vi_bf16* __restrict__ bias, bool accumulate, int64_t count, int32_t out_features) {
@@ -141,7 +144,7 @@ __global__ void spread_bias_kernel(float* __restrict__ out, const vi_bf16* __res
 // A block of 8 warps makes 128 outputs x 64 rows, a warp 32 x 32. The next tiles are read while the present ones are multiplied.
 // Rows of 40 bf16 in shared memory put the 32 words that a warp reads at once into 32 banks.
 __global__ void __launch_bounds__(256)
-product_kernel(float* __restrict__ out, const float* __restrict__ x, const vi_bf16* __restrict__ weight, const vi_bf16* __restrict__ bias,
+product_kernel(float* __restrict__ out, const vi_bf16* __restrict__ x, const vi_bf16* __restrict__ weight, const vi_bf16* __restrict__ bias,
                bool accumulate, int32_t rows, int32_t out_features, int32_t in_features) {
     __shared__ vi_bf16 weights[tile_outputs][padded];
     __shared__ vi_bf16 inputs[tile_rows][padded];
@@ -159,7 +162,7 @@ product_kernel(float* __restrict__ out, const float* __restrict__ x, const vi_bf
 #pragma unroll
         for (int j = 0; j < 8; ++j) {
             const int i = threadIdx.x + j * 256, r = i / tile_inputs, column = k + i % tile_inputs;
-            next_inputs[j] = first_row + r < rows && column < in_features ? f32_to_bf16(x[static_cast<int64_t>(first_row + r) * in_features + column]) : 0;
+            next_inputs[j] = first_row + r < rows && column < in_features ? x[static_cast<int64_t>(first_row + r) * in_features + column] : 0;
         }
     };
     load(0);
@@ -220,40 +223,43 @@ size_t linear_large_bytes(int32_t rows, int32_t in_features) {
     return cublas::workspace + static_cast<size_t>(rows_at_once(rows, in_features)) * in_features * 2;
 }
 
-int32_t linear_large(vi_context* context, const char* name, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, bool accumulate, int32_t rows,
-    int32_t out_features, int32_t in_features, size_t reserved) {
+int32_t linear_large(vi_context* context, const char* name, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, const float* norm, float epsilon,
+    bool accumulate, int32_t rows, int32_t out_features, int32_t in_features, size_t reserved) {
     vi_cublas& found = library(context);
-    const bool fits = found.handle && in_features % 8 == 0 && out_features % 4 == 0 && aligned_16(out) && aligned_16(x) && aligned_16(weight);
-    const int32_t most = rows_at_once(rows, in_features);
-    if (!fits || !found.plan(most, out_features, in_features).usable ||
-        (rows % most && !found.plan(rows % most, out_features, in_features).usable)) {
-        VI_REQUIRE(context, ceil_div(rows, tile_rows) <= 65535, "%s: rows is %d, the own matrix product takes %d", name, rows,
-            65535 * tile_rows);
-        product_kernel<<<dim3(ceil_div(out_features, tile_outputs), ceil_div(rows, tile_rows)), 256, 0, context->stream>>>(out, x, weight,
-            bias, accumulate, rows, out_features, in_features);
-        VI_LAUNCHED(context, name);
-        return VI_OK;
-    }
+    const int32_t most = rows_at_once(rows, in_features), last = rows % most;
+    const bool cublas = found.handle && in_features % 8 == 0 && out_features % 4 == 0 && aligned_16(out) && aligned_16(weight) &&
+        found.plan(most, out_features, in_features).usable && (!last || found.plan(last, out_features, in_features).usable);
+    VI_REQUIRE(context, cublas || ceil_div(most, tile_rows) <= 65535, "%s: rows is %d, the own matrix product takes %d", name, rows, 65535 * tile_rows);
     VI_WORKSPACE(context, uint8_t, scratch, reserved + linear_large_bytes(rows, in_features), name);
     scratch += reserved;
     vi_bf16* rounded = reinterpret_cast<vi_bf16*>(scratch + cublas::workspace);
     const int32_t blocks = context->multiprocessors * 8;
     for (int32_t first = 0; first < rows; first += most) {
         const int32_t some = std::min(most, rows - first);
-        const auto& plan = found.plan(some, out_features, in_features);
+        const float* from = x + static_cast<int64_t>(first) * in_features;
         float* to = out + static_cast<int64_t>(first) * out_features;
-        round_kernel<<<blocks, 256, 0, context->stream>>>(rounded, x + static_cast<int64_t>(first) * in_features,
-            static_cast<int64_t>(some) * in_features);
-        VI_LAUNCHED(context, name);
+        if (norm) {
+            const int32_t status = rmsnorm_rounded(context, name, rounded, from, norm, epsilon, some, in_features);
+            if (status != VI_OK) return status;
+        } else {
+            round_kernel<<<blocks, 256, 0, context->stream>>>(rounded, from, aligned_16(from), static_cast<int64_t>(some) * in_features);
+            VI_LAUNCHED(context, name);
+        }
+        if (!cublas) {
+            product_kernel<<<dim3(ceil_div(out_features, tile_outputs), ceil_div(some, tile_rows)), 256, 0, context->stream>>>(to, rounded, weight, bias,
+                accumulate, some, out_features, in_features);
+            VI_LAUNCHED(context, name);
+            continue;
+        }
         // The bias goes in as the product's addend: an epilogue with a bf16 bias on f32 outputs is not among cuBLASLt's.
         if (bias) {
             spread_bias_kernel<<<blocks, 256, 0, context->stream>>>(to, bias, accumulate, static_cast<int64_t>(some) * out_features, out_features);
             VI_LAUNCHED(context, name);
         }
+        const auto& plan = found.plan(some, out_features, in_features);
         const float alpha = 1, beta = bias || accumulate ? 1 : 0;
-        const int32_t status = found.multiply(found.handle, found.product, &alpha, weight, plan.weight, rounded, plan.x, &beta, to,
-            plan.out, to, plan.out,
-                                              &plan.found.algorithm, scratch, cublas::workspace, context->stream);
+        const int32_t status = found.multiply(found.handle, found.product, &alpha, weight, plan.weight, rounded, plan.x, &beta, to, plan.out, to, plan.out,
+            &plan.found.algorithm, scratch, cublas::workspace, context->stream);
         if (status != 0) return context->fail(VI_DEVICE_ERROR, "%s: cublasLtMatmul answers %d", name, status);
     }
     return VI_OK;

@@ -229,7 +229,7 @@ int32_t linear_packed(vi_context* context, const char* name, float* out, const f
     int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) {
     VI_REQUIRE(context, aligned_16(weight), "%s: weight is not aligned to 16 bytes", name);
     const bool pairs = output == VI_OUTPUT_SILU, many = rows > 8, accumulate = output == VI_OUTPUT_SUM;
-    const size_t normed_bytes = norm ? align_256(static_cast<size_t>(rows) * in_features * 4) : 0;
+    const size_t normed_bytes = norm && !many ? align_256(static_cast<size_t>(rows) * in_features * 4) : 0;
     const size_t pairs_bytes = pairs ? align_256(static_cast<size_t>(rows) * out_features * 4) : 0;
     const size_t matrix_bytes = many ? align_256(static_cast<size_t>(out_features) * in_features * 2) : 0;
     const size_t reserved = normed_bytes + pairs_bytes + matrix_bytes;
@@ -237,7 +237,7 @@ int32_t linear_packed(vi_context* context, const char* name, float* out, const f
     vi_bf16* matrix = nullptr;
     if (reserved) {
         VI_WORKSPACE(context, uint8_t, scratch, reserved + (many ? linear_large_bytes(rows, in_features) : 0), name);
-        if (norm) {
+        if (norm && !many) {
             float* normed = reinterpret_cast<float*>(scratch);
             const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
             if (status != VI_OK) return status;
@@ -252,7 +252,7 @@ int32_t linear_packed(vi_context* context, const char* name, float* out, const f
         const int64_t count = static_cast<int64_t>(out_features) * blocks;
         by_format(format, [&]<int FORMAT>() { unpack_kernel<FORMAT><<<grid(context, count), 256, 0, context->stream>>>(matrix, packed, count, blocks); });
         VI_LAUNCHED(context, name);
-        const int32_t status = linear_large(context, name, y, x, matrix, bias, accumulate, rows, out_features, in_features, reserved);
+        const int32_t status = linear_large(context, name, y, x, matrix, bias, norm, epsilon, accumulate, rows, out_features, in_features, reserved);
         if (status != VI_OK) return status;
     } else {
         const bool vector = aligned_16(x);

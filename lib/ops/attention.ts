@@ -80,6 +80,9 @@ export interface AttentionPrefillOptions {
  * tokens that are. Query row r is fresh token first + r and sees fresh tokens 0 to first + r and all past ones. out and q
  * f32 [rows, heads, headDim], keys and values both f32 or both bf16 [first + rows or more, kvHeads, headDim]. Rows of bf16
  * begin at multiples of 16 bytes and are read where they are; CUDA rounds f32 rows to bf16, all of them on every call.
+ * A row's bits don't depend on the rows beside it, so a prompt may be cut into calls anywhere. On cards of compute capability
+ * 9.0 a kernel of their own does it, where q begins at a multiple of 16 bytes and `qStride` is a multiple of 4; then
+ * `device.info.instructions` has "prompts by wgmma". VECINFER_WGMMA=off in the environment leaves it out.
  */
 export function attentionPrefill(
   out: Tensor,

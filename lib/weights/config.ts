@@ -57,6 +57,7 @@ export function readModelConfig(folder: string): ModelConfig {
   const hiddenSize = config.count("hidden_size"), layers = config.count("num_hidden_layers");
   const heads = config.count("num_attention_heads"), kvHeads = readKvHeads(config, entry) ?? heads;
   const headDim = config.optionalCount("head_dim") ?? entry.headDim ?? hiddenSize / heads;
+  if (!Number.isInteger(headDim)) throw config.wrong("num_attention_heads", `a divisor of hidden_size ${hiddenSize}`);
   checkShape(path, { kvHeads: "num_key_value_heads", headDim: "head_dim" }, heads, kvHeads, headDim);
   checkWindow(config, entry, layers);
   return {

@@ -64,9 +64,10 @@ const ofPrompts = (device: Device): Bounds =>
   device.name === "cpu" ? { logits: 1e-4, nll: 1e-4, gap: 1e-2 } : { logits: 2e-2, nll: 1e-2, gap: 1e-1 };
 
 // The cache rounds keys and values to bf16, each by up to 2^-9 of itself and by 2^-9 / sqrt(3) = 1.1e-3 in the mean square.
-// Three or four layers, keys and values in each, of which a residual stream takes over a part: some 2e-3 in all.
+// Three or four layers, keys and values in each, of which a residual stream takes over a part: some 2e-3 in all. Routers of experts
+// magnify it where two are close.
 const ofSteps = (device: Device): Bounds =>
-  device.name === "cpu" ? { logits: 1e-2, nll: 2e-3, gap: 3e-2 } : { logits: 2e-2, nll: 1e-2, gap: 1e-1 };
+  device.name === "cpu" ? { logits: 2e-2, nll: 2e-3, gap: 3e-2 } : { logits: 2e-2, nll: 1e-2, gap: 1e-1 };
 
 test("every model at hand is run or refused", { skip: absent }, () => {
   const all = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) =>

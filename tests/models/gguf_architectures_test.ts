@@ -17,12 +17,12 @@ const bounds: Readonly<Record<string, number>> = {
   "llama-yarn-Q8_0": 5e-2,
   "llama3-rope-Q8_0": 5e-2,
   "mistral-Q4_0": 5e-2,
-  "mixtral-Q4_0": 1.5e-1,
+  "mixtral-Q4_0": 6e-2,
   "olmo2-Q8_0": 5e-2,
   "phi4-mini-Q8_0": 5e-2,
   "qwen2-BF16": 1e-4,
   "qwen3-Q8_0": 5e-2,
-  "qwen3-moe-Q8_0": 1.5e-1,
+  "qwen3-moe-Q8_0": 6e-2,
   "smollm3-Q8_0": 5e-2,
 };
 

@@ -116,12 +116,13 @@ for (const { name } of ARCHITECTURES) {
         const texts = [40, 33, 21].map((length) => [...random.integers(length, 0, vocabulary - 1)]);
         const alone = texts.map((text) => stepped(model, cache, text));
 
-        const bound = device.name === "cpu" ? 2e-2 : 5e-2;
+        // Steps read keys and values that were rounded to bf16; near a tie another expert may then be chosen.
+        const [chunked, rounded] = device.name === "cpu" ? [1e-4, 2e-2] : [2e-2, 5e-2];
         texts.forEach((text, i) => {
-          for (const rows of [512, 7]) {
-            const error = difference(prompted(model, cache, text, rows), alone[i].at(-1)!);
-            assert(error <= bound, `chunks of ${rows}: the prompt is ${error} off its steps (${told})`);
-          }
+          const whole = prompted(model, cache, text), parts = difference(prompted(model, cache, text, 7), whole);
+          assert(parts <= chunked, `chunks of 7 are ${parts} off one (${told})`);
+          const error = difference(whole, alone[i].at(-1)!);
+          assert(error <= (model.config.experts ? 0.5 : rounded), `the prompt is ${error} off its steps (${told})`);
         });
 
         // One row is another sequence, and the newest rows pad.

@@ -22,6 +22,10 @@ test("the shapes have as many parameters as the models they are named after", ()
   assertEquals(parameterCount(syntheticConfig("llama-3.1-8b")), 8_030_261_248);
   assertEquals(parameterCount(syntheticConfig("llama-3.2-1b")), 1_235_814_400);
   assertEquals(parameterCount(syntheticConfig("qwen2.5-7b")), 7_615_616_512);
+  assertEquals(parameterCount(syntheticConfig("llama-3.1-70b")), 70_553_706_496);
+  assertEquals(parameterCount(syntheticConfig("mistral-7b")), 7_248_023_552);
+  assertEquals(parameterCount(syntheticConfig("qwen3-8b")), 8_190_735_360);
+  assertEquals(parameterCount(syntheticConfig("qwen3-30b-a3b")), 30_532_122_624);
   const { bosId: _, eosIds: __, ...embedded } = readModelConfig(fileURLToPath(EMBEDDED_MODEL));
   const { bosId: ___, eosIds: ____, ...tiny } = syntheticConfig("tiny-llama");
   assertEquals(tiny, embedded);

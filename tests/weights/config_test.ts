@@ -109,6 +109,94 @@ test("config: biases follow from the architecture, and for Llama from the file",
   assertEquals(await biases(unused), ["Qwen2ForCausalLM", true, false]);
 });
 
+const phi3 = { architectures: ["Phi3ForCausalLM"], model_type: "phi3" };
+const mistral = { architectures: ["MistralForCausalLM"], model_type: "mistral", num_key_value_heads: 2 };
+const mixtral = {
+  architectures: ["MixtralForCausalLM"],
+  model_type: "mixtral",
+  num_key_value_heads: 2,
+  num_local_experts: 4,
+  num_experts_per_tok: 2,
+};
+const smollm3 = { architectures: ["SmolLM3ForCausalLM"], model_type: "smollm3", num_key_value_heads: 2 };
+
+test("config: YaRN's and LongRoPE's defaults are those of transformers", async () => {
+  const yarn = async (fields: Record<string, unknown>) =>
+    (await configOf({ rope_scaling: { rope_type: "yarn", factor: 4, ...fields } })).ropeScaling;
+  const plain = {
+    type: "yarn",
+    factor: 4,
+    originalContextLength: 4096,
+    betaFast: 32,
+    betaSlow: 1,
+    truncate: true,
+    attentionFactor: 0.1 * Math.log(4) + 1,
+  };
+  assertEquals(await yarn({}), plain);
+  assertEquals(
+    await yarn({ attention_factor: 2, beta_fast: 16, truncate: false, original_max_position_embeddings: 64 }),
+    {
+      ...plain,
+      originalContextLength: 64,
+      betaFast: 16,
+      truncate: false,
+      attentionFactor: 2,
+    },
+  );
+  const scaled = (part: number) => 0.1 * part * Math.log(4) + 1;
+  assertEquals(await yarn({ mscale: 2, mscale_all_dim: 0.5 }), { ...plain, attentionFactor: scaled(2) / scaled(0.5) });
+  assertEquals(await yarn({ mscale: 2, mscale_all_dim: 0 }), plain);
+  const factors = Array<number>(24).fill(2);
+  const { rotaryDim, ropeScaling } = await configOf({
+    ...phi3,
+    partial_rotary_factor: 0.75,
+    original_max_position_embeddings: 1024,
+    rope_scaling: { type: "su", short_factor: factors, long_factor: factors },
+  });
+  assertEquals([rotaryDim, ropeScaling], [48, {
+    type: "longrope",
+    shortFactors: factors,
+    longFactors: factors,
+    originalContextLength: 1024,
+    attentionFactor: Math.sqrt(1 + Math.log(4) / Math.log(1024)),
+  }]);
+});
+
+test("config: what an architecture's own file has", async () => {
+  const glm4 = { architectures: ["Glm4ForCausalLM"], model_type: "glm4", num_key_value_heads: 2 };
+  const { headDim, rotaryDim, attentionBias } = await configOf(glm4);
+  assertEquals([headDim, rotaryDim, attentionBias], [128, 64, true]);
+  // A window as long as the context is none.
+  assertEquals((await configOf({ ...mistral, sliding_window: 4096 })).architecture, "MistralForCausalLM");
+  assertEquals((await configOf({ ...mixtral, sliding_window: undefined })).experts, {
+    count: 4,
+    top: 2,
+    intermediateSize: 1024,
+    normalized: true,
+    denseLayers: [],
+  });
+  assertEquals((await configOf({ ...smollm3, num_hidden_layers: 9 })).unrotatedLayers, [3, 7]);
+  assertEquals((await configOf(smollm3)).tieWordEmbeddings, true);
+  const moe = {
+    architectures: ["Qwen3MoeForCausalLM"],
+    model_type: "qwen3_moe",
+    num_key_value_heads: 2,
+    num_experts: 16,
+    num_experts_per_tok: 4,
+    moe_intermediate_size: 96,
+    decoder_sparse_step: 2,
+    num_hidden_layers: 6,
+    mlp_only_layers: [1],
+  };
+  assertEquals((await configOf(moe)).experts, {
+    count: 16,
+    top: 4,
+    intermediateSize: 96,
+    normalized: false,
+    denseLayers: [0, 1, 2, 4],
+  });
+});
+
 const refused: [name: string, fields: Record<string, unknown>, ...parts: string[]][] = [
   ["an unknown architecture", { architectures: ["QwenForCausalLM"] }, "QwenForCausalLM", "supported: LlamaForCausalLM"],
   ["no architecture", { architectures: undefined }, "architectures: expected a list", "found nothing"],
@@ -126,11 +214,34 @@ const refused: [name: string, fields: Record<string, unknown>, ...parts: string[
   ["an id that is text", { eos_token_id: "</s>" }, "eos_token_id", "</s>"],
   ["a list with a negative id", { eos_token_id: [1, -2] }, "eos_token_id"],
   ["rope scaling that is text", { rope_scaling: "llama3" }, "rope_scaling", "an object"],
-  ["unknown rope scaling", { rope_scaling: { rope_type: "yarn", factor: 2 } }, '"yarn"', "llama3"],
+  ["unknown rope scaling", { rope_scaling: { rope_type: "mrope" } }, "rope_scaling.rope_type", "yarn", '"mrope"'],
+  ["dynamic rope scaling", { rope_scaling: { type: "dynamic", factor: 2 } }, "rope_scaling.type", "cannot follow"],
+  [
+    "longrope without all its factors",
+    { ...phi3, rope_scaling: { type: "longrope", short_factor: [1], long_factor: [1] } },
+    "rope_scaling.short_factor: expected a list of 32 numbers > 0",
+  ],
+  ["a rotated part of an odd size", { ...phi3, partial_rotary_factor: 0.33 }, "partial_rotary_factor", "0.33"],
+  ["a window of 0", { ...mistral, sliding_window: 0 }, "sliding_window: expected a whole number >= 1, found 0"],
+  ["a window of 0 that is not used", { ...qwen2, sliding_window: 0 }, "sliding_window", "found 0"],
+  ["a window", { ...mistral, sliding_window: 1024 }, "sliding_window", "not supported yet", "found 1024"],
+  ["a window that is not told", { ...mistral, max_position_embeddings: 8192 }, "sliding_window", "found nothing"],
+  ["a part of a channel a head", { num_attention_heads: 7 }, "num_attention_heads", "found 7"],
+  ["an odd head_dim", { head_dim: 63 }, "head_dim 63", "64, 128"],
+  ["more experts a token than there are", { ...mixtral, num_experts_per_tok: 5 }, "num_experts_per_tok", "found 5"],
+  ["no experts", { ...mixtral, num_local_experts: 0 }, "num_local_experts", "found 0"],
+  ["layer types for other layers", { ...qwen2, layer_types: ["full_attention"] }, "layer_types: expected 2 names"],
+  ["too few layers that say whether they turn", { ...smollm3, no_rope_layers: [1] }, "no_rope_layers", "2 layers"],
+  ["multi-head latent attention", { architectures: ["DeepseekV3ForCausalLM"] }, "DeepseekV3", "latents"],
+  ["linear attention", { architectures: ["Qwen3NextForCausalLM"] }, "Qwen3NextForCausalLM", "linear attention"],
+  ["linear attention of Qwen3.5", { architectures: ["Qwen3_5ForConditionalGeneration"] }, "linear attention"],
+  ["Gemma 4", { architectures: ["Gemma4ForConditionalGeneration"] }, "Gemma 4"],
+  ["an encoder", { architectures: ["BertForMaskedLM"] }, "BertForMaskedLM", "encoder"],
+  ["a model of images", { architectures: ["Mistral3ForConditionalGeneration"] }, "take the text model alone"],
   ["rope scaling without factor", { rope_scaling: { rope_type: "linear" } }, "rope_scaling.factor"],
   ["partial rope", { partial_rotary_factor: 0.5 }, "partial_rotary_factor"],
   ["Qwen 2 under another model type", { ...qwen2, model_type: "llama" }, "model_type", '"qwen2"'],
-  ["Qwen 2 with windows", { ...qwen2, use_sliding_window: true }, "use_sliding_window: expected false, found true"],
+  ["Qwen 2 with windows", { ...qwen2, use_sliding_window: true }, "use_sliding_window: expected false", "found true"],
   ["Qwen 2 with a windowed layer", { ...qwen2, layer_types: ["sliding_attention"] }, "layer_types", "full_attention"],
   ["Qwen 2 without its key/value heads", { ...qwen2, num_key_value_heads: undefined }, "num_key_value_heads"],
   ["quantized weights", { quantization_config: { quant_method: "gptq" } }, "gptq"],

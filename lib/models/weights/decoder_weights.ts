@@ -7,6 +7,7 @@
 
 import type { Device } from "../../device.ts";
 import { BLOCK_ELEMENTS, byteLengthOf, type DType, isPacked, PACKED_ROWS, Tensor } from "../../tensor.ts";
+import { WeightsError } from "../../weights/json.ts";
 import type { LayerPlan, Matrix, ModelPlan } from "../architecture.ts";
 import { openWeights, type WeightFile } from "./files.ts";
 
@@ -196,6 +197,19 @@ export interface LoadWeightsOptions {
   signal?: AbortSignal;
 }
 
+/** Throws WeightsError where a file has other experts than the configuration says: a router has a row for each. */
+function checkExperts(file: WeightFile, { layers }: ModelPlan): void {
+  for (const { feedForward: { router } } of layers) {
+    if (router === undefined) continue;
+    const [[name, count]] = router.logits.parts, rows = file.rows(`${name}.weight`);
+    if (rows === count) continue;
+    const keys = "num_experts or num_local_experts, in a GGUF file expert_count";
+    throw new WeightsError(
+      `${file.path}: ${name}.weight is for ${rows} experts, the configuration says ${count} (${keys})`,
+    );
+  }
+}
+
 /** Reads the weights of a model folder or a GGUF file. Throws WeightsError naming file and tensor. */
 export async function loadWeights(
   device: Device,
@@ -204,6 +218,7 @@ export async function loadWeights(
   options: LoadWeightsOptions = {},
 ): Promise<DecoderWeights> {
   using file = openWeights(path, plan);
+  checkExperts(file, plan);
   const weights = new DecoderWeights(device, plan, typeIn(file));
   try {
     let done = 0;

@@ -25,10 +25,14 @@ const READ_BYTES = 16 << 20;
 
 /** Weights by their names in Hugging Face transformers. */
 export interface WeightFile extends Disposable {
+  /** The file, for messages. */
+  readonly path: string;
   /** Bytes of all tensors. */
   readonly bytes: number;
   /** The type in which a product can use a matrix: as it is in the file if that is packed, else bf16. */
   format(name: string): "bf16" | PackedDType;
+  /** Rows of a tensor. Throws WeightsError. */
+  rows(name: string): number;
   /** Copies a tensor to the device, in the target's type. Returns the bytes read. Throws WeightsError. */
   fill(target: Tensor, name: string): number;
 }
@@ -77,8 +81,16 @@ class SafetensorsFile implements WeightFile {
     this.bytes = bytesOf(file);
   }
 
+  get path(): string {
+    return this.#file.path;
+  }
+
   format(): "bf16" {
     return "bf16";
+  }
+
+  rows(name: string): number {
+    return this.#file.info(name).shape[0];
   }
 
   fill(target: Tensor, name: string): number {
@@ -113,6 +125,14 @@ class GgufFile implements WeightFile {
 
   format(name: string): "bf16" | PackedDType {
     return packedTypes[this.#file.info(this.#place(name).name).dtype] ?? "bf16";
+  }
+
+  get path(): string {
+    return this.#file.path;
+  }
+
+  rows(name: string): number {
+    return this.#file.info(this.#place(name).name).shape[0];
   }
 
   #place(name: string): GgufPlace {
