@@ -102,6 +102,7 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
   batches: { type: "string", help: 'sequences x tokens, with commas; "" for none' },
   "batch-caches": { type: "string", default: "bf16,vq2", help: "the caches of --batches" },
   prefill: { type: "string", help: 'lengths of prompts, with commas; "" for none' },
+  "prefill-rows": { type: "string", help: "tokens of a chunk of --prefill; by default what the model plans" },
   "prefill-cache": { type: "string", default: "vq2", help: "the cache of --prefill" },
   baseline: { type: "string", help: "lines of baselines/hugging_face_decode.py from the same card, to compare with" },
 }, async (bench, given) => {
@@ -147,7 +148,8 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
   const floorBytes = model.stepBytes;
   bench.notes.model = { name: run.name, weightBytes: model.weightBytes, weightBytesRead: floorBytes };
   if (bench.verbose) console.log(`${run.name}: ${(floorBytes / 1e9).toFixed(2)} GB of weights read a step`);
-  for (const tokens of prompts) await prefill(run, prefillCache, tokens);
+  const rows = options["prefill-rows"] === undefined ? undefined : count("prefill-rows", options["prefill-rows"]);
+  for (const tokens of prompts) await prefill(run, prefillCache, tokens, rows);
   const figures: DecodeFigure[] = [];
   for (const config of caches) for (const tokens of contexts) figures.push(await decode(run, config, 1, tokens));
   for (const [batch, tokens] of batches) {
@@ -281,9 +283,11 @@ async function decode(run: Run, config: KvConfig, batch: number, tokens: number)
 }
 
 /** A prompt of `tokens` tokens, read layer by layer. */
-async function prefill(run: Run, config: KvConfig, tokens: number): Promise<void> {
+async function prefill(run: Run, config: KvConfig, tokens: number, rows?: number): Promise<void> {
   const { bench, model } = run, { device } = bench, calibration = await run.calibration(config);
-  const name = `prefill of ${tokens} tokens, ${config.name}`, kind = "prefill";
+  const name = `prefill of ${tokens} tokens${rows === undefined ? "" : ` in chunks of ${rows}`}, ${config.name}`,
+    kind = "prefill";
+  const plan = rows === undefined ? {} : { rows };
   const empty: DecodeFigure = { name, kind, cache: config.name, batch: 1, tokens, median: NaN, p25: NaN, p75: NaN };
   using owned = new DisposableStack();
   try {
@@ -297,7 +301,7 @@ async function prefill(run: Run, config: KvConfig, tokens: number): Promise<void
         if (done === 1) memory = { allocated: device.memory().allocated, used: used(bench) };
       };
       const start = performance.now();
-      model.prefill(logits, sequence, ids, { signal: bench.signal, onProgress });
+      model.prefill(logits, sequence, ids, { signal: bench.signal, onProgress, plan });
       return performance.now() - start;
     };
     const repeats = tokens <= 8192 ? 5 : tokens <= 65536 ? 2 : 1;

@@ -115,9 +115,9 @@ struct Step {
         t.call_one(l, &Functions::vi_embedding, x, ids, table, rows, width, vocabulary);
         t.call_one(l, &Functions::vi_rmsnorm, normed, residual, x, norm, 1e-5f, rows, width);
         t.call_one(l, &Functions::vi_rope, normed, positions, frequencies, rows, 2, 32, width);
-        t.call_one(l, &Functions::vi_linear, gate, normed, up, bias, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, 4 * width, width);
+        t.call_one(l, &Functions::vi_linear, gate, normed, up, bias, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, 4 * width, width);
         t.call_one(l, &Functions::vi_silu_mul, hidden, gate, rows, 2 * width);
-        t.call_one(l, &Functions::vi_linear, logits, hidden, head, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, vocabulary, 2 * width);
+        t.call_one(l, &Functions::vi_linear, logits, hidden, head, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, vocabulary, 2 * width);
         t.call_one(l, &Functions::vi_sample, ids, logprobs, logits, counts, static_cast<const float*>(nullptr), settings, seeds,
             positions, rows, vocabulary);
         t.call_one(l, &Functions::vi_advance, positions, rows);

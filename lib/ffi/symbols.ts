@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "e21c7edb6a0a78a80cbc83a97f56e5660bf697ac7e403e416a866a2065685566";
+export const ABI_HASH = "279019dc859c10c2a5413c0948e3a8d1c2edc245af451c00f1073fe72d0c95ff";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -95,9 +95,27 @@ export const symbols = {
     "i32",
     "i32",
     "i32",
+    "i32",
+    "i32",
   ],
   vi_pack: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_rope: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
+  vi_rope_round: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+  ],
   vi_silu_mul: ["pointer", "pointer", "pointer", "i32", "i32"],
   vi_advance: ["pointer", "pointer", "i32"],
   vi_codebook_assign: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
@@ -156,6 +174,7 @@ export const symbols = {
     "pointer",
     "pointer",
     "f32",
+    "i32",
     "i32",
     "i32",
     "i32",

@@ -7,7 +7,7 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { attention, attentionPrefill, embedding, type KvLayer, linear, rope } from "../ops/ops.ts";
+import { attention, attentionPrefill, embedding, type KvLayer, linear, rope, ropeRound } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { CacheShape } from "../cache/bytes.ts";
@@ -40,9 +40,9 @@ interface Layer extends LayerWeights {
 interface Rows {
   /** Residual stream, f32 [rows, hidden]. */
   readonly residual: Tensor;
-  /** Output of attention, f32 [rows, heads * headDim]. */
+  /** Output of attention, [rows, heads * headDim]. */
   readonly attention: Tensor;
-  /** Inner channels of the feed-forward part, f32 [rows, intermediate]. */
+  /** Inner channels of the feed-forward part, [rows, intermediate]. */
   readonly gated: Tensor;
 }
 
@@ -84,8 +84,11 @@ function attendObservedStep(layer: Layer, step: Step, rows: number, cached: KvLa
 function attendChunk(layer: Layer, chunk: Chunk, rows: number, cached: KvLayer): void {
   const { prompt, queries, first } = chunk, { keys, values, past, slot } = prompt;
   const { heads, kvHeads, headDim, scale } = layer;
-  project(queries, chunk.residual, layer, layer.q, rows);
-  rope(queries, chunk.positions, layer.frequencies, { rows, heads, headDim });
+  if (chunk.qkv !== null) queriesKeysAndValues(layer, chunk, chunk.qkv);
+  else {
+    project(queries, chunk.residual, layer, layer.q, rows);
+    rope(queries, chunk.positions, layer.frequencies, { rows, heads, headDim });
+  }
   attentionPrefill(chunk.attention, queries, keys, values, {
     layer: past > 0 ? cached : null,
     scale,
@@ -100,7 +103,15 @@ function attendChunk(layer: Layer, chunk: Chunk, rows: number, cached: KvLayer):
   });
 }
 
-/** Keys and values of a chunk in one layer, before any row of the prompt attends. */
+/** Queries, keys and values of a chunk by one product. Rows attend to their own chunk's keys and values and to those before. */
+function queriesKeysAndValues(layer: Layer, { prompt, residual, positions, first, rows }: Chunk, qkv: Tensor): void {
+  const q = layer.heads * layer.headDim, kv = layer.kvHeads * layer.headDim;
+  const to = { keys: prompt.keys.rows(first, rows), values: prompt.values.rows(first, rows) };
+  project(qkv, residual, layer, layer.qkv, rows);
+  ropeRound(qkv.columns(0, q), qkv.columns(q, kv), qkv.columns(q + kv, kv), to, positions, layer.frequencies, { rows });
+}
+
+/** Keys and values of a chunk in one layer, before any row of the prompt attends: where queries have a product of their own. */
 function keysAndValues(layer: Layer, chunk: Chunk): void {
   const { kv, rows } = chunk, { kvHeads: heads, headDim } = layer;
   project(kv, chunk.residual, layer, layer.kv, rows);
@@ -224,8 +235,9 @@ export class Decoder implements Disposable {
     const tokens = ids.length, past = sequence.length, layers = this.#layers;
     if (tokens === 0) throw new RangeError("prefill: no tokens");
     const before = sequence.exactFrom, chosen = { ...this.prefillPlan(tokens), ...options.plan };
-    // Who looks at keys and values gets them before any rounding.
-    const plan: PrefillPlan = options.observe ? { ...chosen, kv: "f32" } : chosen;
+    // Who looks at queries, keys and values gets them before any rounding.
+    const seen = options.observe || options.observeQueries,
+      plan: PrefillPlan = seen ? { ...chosen, kv: "f32" } : chosen;
     sequence.extend(tokens);
     let prompt: Prompt | undefined, complete = false;
     try {
@@ -257,10 +269,10 @@ export class Decoder implements Disposable {
     }
   }
 
-  /** One layer of a prompt: keys and values of all its tokens, then chunk by chunk what is left. */
+  /** One layer of a prompt: keys and values of all its tokens, where they have a product of their own, then chunk by chunk what is left. */
   *#promptLayer(i: number, prompt: Prompt, sequence: Sequence, options: PrefillOptions): Generator<void, void, void> {
     const layer = this.#layers[i], { chunks, residual, kv } = prompt;
-    for (const chunk of chunks) {
+    for (const chunk of prompt.joint ? [] : chunks) {
       residual.load(chunk.first, chunk.rows);
       keysAndValues(layer, chunk);
       kv.store(chunk.first, chunk.rows);
