@@ -11,6 +11,7 @@ import {
   hadamard,
   type KvCache,
   KvLayer,
+  PAGE_TOKENS,
   Quantizer,
   randomNormal,
   type Sequence,
@@ -131,7 +132,7 @@ export class FilledLayer implements Disposable {
       for (let slot = 1; slot < slots; slot++) side.rows(slot * pages, pages).copyFrom(first);
     }
     const coded = exact ? tokens : Math.max(0, tokens - SINKS - WINDOW);
-    this.bytes = coded * (quantizers[0].pageBytes + quantizers[1].pageBytes) / 64 +
+    this.bytes = coded * (quantizers[0].pageBytes + quantizers[1].pageBytes) / PAGE_TOKENS +
       (tokens - coded) * kvHeads * headDim * 2 * 2;
   }
 

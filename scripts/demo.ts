@@ -71,7 +71,7 @@ await command({
   const maxTokens = whole("max-tokens", options["max-tokens"]);
   const continuations = await continueBoth(run, maxTokens);
   const folder = fileURLToPath(EMBEDDED_MODEL), length = 2048;
-  const windows = textPassages(Tokenizer.open(folder), readText(`${folder}/eval.txt`), length + 1, count);
+  const passages = textPassages(Tokenizer.open(folder), readText(`${folder}/eval.txt`), length + 1, count);
   using device = Device.open(deviceOptions(options));
   using model = await openModel(device, folder, { signal });
   using owned = new DisposableStack();
@@ -81,7 +81,7 @@ await command({
       new KvCache(device, model.cacheShape, config, loadCalibration(folder, model, config), { context: length }),
     );
   });
-  const rows = await compare(run, model, caches, windows), { sinks, window } = caches[1].config;
+  const rows = await compare(run, model, caches, passages), { sinks, window } = caches[1].config;
   if (options.json) {
     const { info } = device, prompt = PROMPT;
     console.log(JSON.stringify({ prompt, continuations, device: info, windows: count, length, sinks, window, rows }));
@@ -128,13 +128,13 @@ async function continueBoth({ options, signal }: Run, maxTokens: number): Promis
 }
 
 /** What each cache costs and gives; the first is what the others are compared with. */
-async function compare({ signal, progress }: Run, model: Model, caches: readonly KvCache[], windows: Int32Array[]) {
-  const length = windows[0].length - 1, bar = progress("quality", length * windows.length * caches.length);
-  const qualities = await evaluate(model, caches[0], caches.slice(1), windows, { signal, onProgress: bar.update })
+async function compare({ signal, progress }: Run, model: Model, caches: readonly KvCache[], passages: Int32Array[]) {
+  const length = passages[0].length - 1, bar = progress("quality", length * passages.length * caches.length);
+  const qualities = await evaluate(model, caches[0], caches.slice(1), passages, { signal, onProgress: bar.update })
     .finally(() => bar.stop());
   const speeds: Speed[] = [], timing = progress("speed", caches.length);
   for (const cache of caches) {
-    speeds.push(await speed(model, cache, windows[0]));
+    speeds.push(await speed(model, cache, passages[0]));
     timing.update(speeds.length);
   }
   timing.stop();

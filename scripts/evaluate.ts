@@ -34,7 +34,7 @@ import { CACHE_OPTIONS, checked, deviceOptions, MODEL_OPTIONS, table, whole } fr
 
 const MEASURES = ["quality", "attention", "retrieval", "drift", "codebooks"];
 
-/** Tokens generated, prompts, and their share of a window, where drift is measured. */
+/** Tokens generated after each prompt, and prompts, where drift is measured. */
 const DRIFT_TOKENS = 256, DRIFT_PROMPTS = 4;
 
 /** What is measured of one cache on one text. */

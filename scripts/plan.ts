@@ -12,6 +12,7 @@ import {
   effectiveBits,
   isGguf,
   kvConfig,
+  PAGE_TOKENS,
   parameterCount,
   PRESETS,
   presetScheme,
@@ -66,8 +67,8 @@ await command({
     };
     const scheme: Scheme = { ...rest, keys: { ...keys, ...flags }, values: { ...values, ...flags } };
     const bytes = (tokens: number) => cacheBytes(shape, kv, scheme, tokens, sequences);
-    const cache = bytes(context), fixed = bytes(0).total, page = bytes(64).total - fixed;
-    const longest = Math.max(0, Math.floor((memory - weights - fixed) / page) * 64);
+    const cache = bytes(context), fixed = bytes(0).total, page = bytes(PAGE_TOKENS).total - fixed;
+    const longest = Math.max(0, Math.floor((memory - weights - fixed) / page) * PAGE_TOKENS);
     return {
       kv: name,
       cacheBytes: cache.total,

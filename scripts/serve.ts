@@ -6,7 +6,7 @@
 
 import { readFileSync } from "node:fs";
 import process from "node:process";
-import { DEFAULT_KV, kvConfig } from "../lib/ops/mod.ts";
+import { DEFAULT_KV, kvConfig, PAGE_TOKENS } from "../lib/ops/mod.ts";
 import { ENGINE_DEFAULTS, type LogEntry, serve } from "../lib/server/mod.ts";
 import { command, UsageError } from "./frame/command.ts";
 import { bytesText, CACHE_OPTIONS, checked, configText, deviceOptions, MODEL_OPTIONS, whole } from "./frame/options.ts";
@@ -78,7 +78,7 @@ await command({
     queue: whole("queue", options.queue, 0),
     cacheTokens: options["cache-tokens"],
     prefixes: whole("prefixes", options.prefixes, 0),
-    block: whole("block", options.block, 64),
+    block: whole("block", options.block, PAGE_TOKENS),
     chatFallback: fallback,
     hostname: options.host,
     port: whole("port", options.port, 0),

@@ -50,7 +50,7 @@ function timeDecode(
     for (const { decoder, sequence, times } of runs) {
       sequence.extend(1);
       const time = device.time(() => decoder.advance());
-      if (step >= 4) times.push(time); // the first runs unrecorded, the second records
+      if (step >= 4) times.push(time); // the first ones warm caches and clocks up
     }
   }
   const [milliseconds, exact] = runs.map(({ times }) => times.sort((a, b) => a - b)[times.length >> 1]);

@@ -80,16 +80,16 @@ export function allocatedBytes(
 ): CacheBytes {
   const bytes: CacheBytes = { pages: 0, scales: 0, window: 0, sinks: 0, codebooks: 0, total: 0 };
   const tokens = pages * PAGE_TOKENS, row = shape.layers * shape.kvHeads * shape.headDim * 2 * sequences;
-  for (const which of SIDES) {
-    const side = scheme[which];
+  for (const side of SIDES) {
+    const own = scheme[side];
     for (let layer = 0; layer < shape.layers; layer++) {
-      const token = tokenBytes(shape, layerFormat(side, config[which], layer), side.tokenScale);
+      const token = tokenBytes(shape, layerFormat(own, config[side], layer), own.tokenScale);
       bytes.pages += tokens * token.codes;
       bytes.scales += tokens * token.scale;
     }
     bytes.window += row * config.recent;
     bytes.sinks += row * config.sinks;
-    bytes.codebooks += sideBytes(shape, config[which], side);
+    bytes.codebooks += sideBytes(shape, config[side], own);
   }
   bytes.total = bytes.pages + bytes.scales + bytes.window + bytes.sinks + bytes.codebooks;
   return bytes;

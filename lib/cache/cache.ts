@@ -11,7 +11,7 @@ import { Tensor } from "../tensor.ts";
 import { KvLayer, PAGE_TOKENS, Quantizer, Transform } from "../ops/ops.ts";
 import { allocatedBytes, type CacheBytes, type CacheShape } from "./bytes.ts";
 import type { Calibration, SideCalibration } from "./calibration.ts";
-import { transformMatrices } from "./matrix.ts";
+import { SingularError, transformMatrices } from "./matrix.ts";
 import { CacheFullError, type PageChange, PagePool } from "./pages.ts";
 import { codebookCounts, hasHadamard, type KvConfig, layerFormat } from "./scheme.ts";
 import { Sequence, type SequenceCache } from "./sequence.ts";
@@ -137,12 +137,12 @@ export class KvCache implements SequenceCache, Disposable {
   }
 
   #matrices(matrix: Float32Array, side: SideCalibration, layer: number): Tensor {
-    const { kvHeads, headDim } = this.shape, which = side === this.calibration.keys ? "keys" : "values";
+    const { kvHeads, headDim } = this.shape, name = side === this.calibration.keys ? "keys" : "values";
     try {
       return Tensor.from(this.#device, transformMatrices(matrix, headDim), [3, kvHeads, headDim, headDim]);
     } catch (error) {
-      if (!(error instanceof RangeError)) throw error;
-      throw new WeightsError(`${side.origin}: layers.${layer}.${which}.matrix: ${error.message}`);
+      if (!(error instanceof SingularError)) throw error;
+      throw new WeightsError(`${side.origin}: layers.${layer}.${name}.matrix: ${error.message}`);
     }
   }
 

@@ -66,33 +66,33 @@ export function writeCalibration(
   notes: Record<string, string> = {},
 ): void {
   // Programs from before there were matrices read version 1 alone, and would leave them out.
-  const version = SIDES.some((which) => calibration[which].transform === "fitted") ? "2" : "1";
+  const version = SIDES.some((name) => calibration[name].transform === "fitted") ? "2" : "1";
   const metadata: Record<string, string> = { ...notes, format: FORMAT_NAME, version, fingerprint };
   const tensors: Record<string, TensorData> = {};
-  for (const which of SIDES) {
-    const side = calibration[which];
-    metadata[which] = side.format.name;
-    metadata[`${which}.hadamard`] = String(hasHadamard(side.transform));
-    metadata[`${which}.token_scale`] = String(side.tokenScale);
-    if (side.layerFormats) metadata[`${which}.layers`] = side.layerFormats.map(({ name }) => name).join();
+  for (const name of SIDES) {
+    const side = calibration[name];
+    metadata[name] = side.format.name;
+    metadata[`${name}.hadamard`] = String(hasHadamard(side.transform));
+    metadata[`${name}.token_scale`] = String(side.tokenScale);
+    if (side.layerFormats) metadata[`${name}.layers`] = side.layerFormats.map((format) => format.name).join();
     side.layers.forEach((layer, index) => {
       const format = layerFormat(side, side.format, index), { subDim, bits } = format;
       const { heads, parts } = codebookCounts(side.codebooks, shape, format);
       if (layer.matrix) {
-        tensors[`layers.${index}.${which}.matrix`] = {
+        tensors[`layers.${index}.${name}.matrix`] = {
           dtype: "F16",
           shape: [shape.kvHeads, shape.headDim, shape.headDim],
           data: bytesOf(Float16Array.from(layer.matrix)),
         };
       }
-      tensors[`layers.${index}.${which}.codebook`] = {
+      tensors[`layers.${index}.${name}.codebook`] = {
         dtype: "F16",
         // Files of one codebook a head had no dimension for the parts before there were any, and still have none.
         shape: [heads, ...(parts === 1 ? [] : [parts]), 2 ** bits, subDim],
         data: bytesOf(Float16Array.from(layer.codebook)),
       };
       if (layer.smooth) {
-        tensors[`layers.${index}.${which}.smooth`] = {
+        tensors[`layers.${index}.${name}.smooth`] = {
           dtype: "F32",
           shape: [shape.kvHeads, shape.headDim],
           data: bytesOf(layer.smooth),
@@ -130,27 +130,27 @@ export function readCalibration(
     );
   }
   const out: Partial<Calibration> = {};
-  for (const which of SIDES) {
-    const format = want[which];
-    if (format) out[which] = readSide(file, which, format, shape);
+  for (const side of SIDES) {
+    const format = want[side];
+    if (format) out[side] = readSide(file, side, format, shape);
   }
   return out;
 }
 
-function readSide(file: Safetensors, which: Side, format: Format, shape: CacheShape): SideCalibration {
+function readSide(file: Safetensors, side: Side, format: Format, shape: CacheShape): SideCalibration {
   const { path, metadata: note } = file;
-  if (note[which] !== format.name) {
+  if (note[side] !== format.name) {
     throw new WeightsError(
-      `${path}: holds ${which} as ${note[which] ?? "nothing"}, ${format.name} was asked for; ` +
+      `${path}: holds ${side} as ${note[side] ?? "nothing"}, ${format.name} was asked for; ` +
         "make one with scripts/calibrate.ts",
     );
   }
   const layers: LayerCalibration[] = [];
-  const layerFormats = readLayerFormats(path, note[`${which}.layers`], shape.layers);
+  const layerFormats = readLayerFormats(path, note[`${side}.layers`], shape.layers);
   let codebooks: Codebooks = "layer";
   for (let index = 0; index < shape.layers; index++) {
-    const name = `layers.${index}.${which}`, own = layerFormats?.[index] ?? format;
-    if (file.has(`${name}.feedback`) || file.has(`${which}.${own.name}.codebook`)) {
+    const name = `layers.${index}.${side}`, own = layerFormats?.[index] ?? format;
+    if (file.has(`${name}.feedback`) || file.has(`${side}.${own.name}.codebook`)) {
       throw new WeightsError(`${path}: made by an early form of vecinfer+; make one with scripts/calibrate.ts`);
     }
     codebooks = codebooksOf(file, `${name}.codebook`, shape.kvHeads);
@@ -168,9 +168,9 @@ function readSide(file: Safetensors, which: Side, format: Format, shape: CacheSh
   }
   return {
     format,
-    transform: readTransform(path, which, layers, note[`${which}.hadamard`] === "true"),
+    transform: readTransform(path, side, layers, note[`${side}.hadamard`] === "true"),
     codebooks,
-    tokenScale: note[`${which}.token_scale`] === "true",
+    tokenScale: note[`${side}.token_scale`] === "true",
     ...(layerFormats && { layerFormats }),
     layers,
     origin: path,
@@ -187,10 +187,10 @@ function codebooksOf(file: Safetensors, name: string, kvHeads: number): Codebook
 }
 
 /** The transform that the layers' arrays are of. */
-function readTransform(path: string, which: Side, layers: LayerCalibration[], hadamard: boolean): TransformKind {
+function readTransform(path: string, side: Side, layers: LayerCalibration[], hadamard: boolean): TransformKind {
   if (!layers.some((layer) => layer.matrix)) return transformOf(layers.some((layer) => layer.smooth), hadamard);
   if (hadamard || layers.some((layer) => !layer.matrix || layer.smooth)) {
-    throw new WeightsError(`${path}: ${which} need a matrix in every layer, without smooth factors and Hadamard`);
+    throw new WeightsError(`${path}: ${side} need a matrix in every layer, without smooth factors and Hadamard`);
   }
   return "fitted";
 }
@@ -240,12 +240,12 @@ export function dataFreeSide(format: Format, layers: number): SideCalibration {
 }
 
 /** The names of the files that may hold a side: those of its preset, of the paper's other presets with this format, and of the format. */
-function fileNames(config: KvConfig, which: Side): string[] {
-  const format = config[which].name, papers = Object.entries(PRESETS).filter(([, { scheme }]) => scheme === "vecinfer");
+function fileNames(config: KvConfig, side: Side): string[] {
+  const format = config[side].name, papers = Object.entries(PRESETS).filter(([, { scheme }]) => scheme === "vecinfer");
   // Files of other schemes are for their preset alone.
   const others = Object.hasOwn(PRESETS, config.name) && PRESETS[config.name].scheme !== "vecinfer"
     ? []
-    : [...papers.filter(([, preset]) => preset[which] === format).map(([name]) => name), format];
+    : [...papers.filter(([, preset]) => preset[side] === format).map(([name]) => name), format];
   return [...new Set([config.name, ...others])].map((name) => `${name}.vecinfer.safetensors`);
 }
 
@@ -260,14 +260,14 @@ export function findCalibration(
   options: { path?: string; folders: string[] },
 ): Calibration {
   if (options.path === "data-free") options = { ...options, path: undefined, folders: [] };
-  const sides = SIDES.map((which) => {
-    const format = config[which];
+  const sides = SIDES.map((side) => {
+    const format = config[side];
     if (format.bits === 16) return bf16Side();
-    if (options.path) return readCalibration(options.path, fingerprint, shape, { [which]: format })[which]!;
+    if (options.path) return readCalibration(options.path, fingerprint, shape, { [side]: format })[side]!;
     for (const folder of options.folders) {
-      for (const name of fileNames(config, which)) {
+      for (const name of fileNames(config, side)) {
         const path = `${folder}/${name}`;
-        if (existsSync(path)) return readCalibration(path, fingerprint, shape, { [which]: format })[which]!;
+        if (existsSync(path)) return readCalibration(path, fingerprint, shape, { [side]: format })[side]!;
       }
     }
     return dataFreeSide(format, shape.layers);

@@ -4,6 +4,12 @@
  * @module
  */
 
+/** A transform that cannot be undone. */
+export class SingularError extends RangeError {
+  /** Always "SingularError". */
+  override readonly name: string = "SingularError";
+}
+
 /** A B of square matrices. */
 export function product(a: Float64Array, b: Float64Array, n: number): Float64Array {
   const out = new Float64Array(n * n);
@@ -117,7 +123,7 @@ export function hadamard(n: number): Float64Array {
 
 /**
  * The matrices of a `Transform` for the transforms x~ = x A of KV heads, `matrix` [heads, n, n]: A for keys and values, the
- * transposed inverse for queries, so that products stay what they are, and the inverse, f32 [3, heads, n, n]. Throws RangeError
+ * transposed inverse for queries, so that products stay what they are, and the inverse, f32 [3, heads, n, n]. Throws SingularError
  * where a matrix has no inverse.
  */
 export function transformMatrices(matrix: Float32Array, n: number): Float32Array {
@@ -125,7 +131,7 @@ export function transformMatrices(matrix: Float32Array, n: number): Float32Array
   out.set(matrix);
   for (let head = 0; head < heads; head++) {
     const back = inverse(Float64Array.from(matrix.subarray(head * size, (head + 1) * size)), n);
-    if (!back) throw new RangeError(`the transform of KV head ${head} has no inverse`);
+    if (!back) throw new SingularError(`the transform of KV head ${head} has no inverse`);
     out.set(transposed(back, n), (heads + head) * size);
     out.set(back, (2 * heads + head) * size);
   }

@@ -198,7 +198,7 @@ export interface KvConfig extends ExactTokens {
   readonly values: Format;
   /**
    * Rows of the ring that holds the window. The surplus over the window bounds the tokens that one step may add to a
-   * sequence (a chunk of teacher forcing) and the tokens that `truncate` can take back without loss.
+   * sequence (as teacher forcing does) and the tokens that `truncate` can take back without loss.
    */
   readonly recent: number;
 }

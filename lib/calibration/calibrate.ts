@@ -6,7 +6,7 @@
 
 import type { Calibration } from "../cache/calibration.ts";
 import { type Format, FORMATS } from "../cache/format.ts";
-import { type KvConfig, kvConfig, presetScheme, type Scheme } from "../cache/scheme.ts";
+import { type KvConfig, kvConfig, presetScheme, type Scheme, type Side } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
 import { Activations } from "./activations.ts";
 import type { TrainingOptions } from "./codebook.ts";
@@ -33,9 +33,8 @@ export function withLayerFormats(
   scheme: Scheme,
   formats: { readonly keys?: readonly Format[]; readonly values?: readonly Format[] } = {},
 ): Scheme {
-  const side = (which: "keys" | "values") =>
-    formats[which] ? { ...scheme[which], layerFormats: formats[which] } : scheme[which];
-  return { ...scheme, keys: side("keys"), values: side("values") };
+  const changed = (side: Side) => formats[side] ? { ...scheme[side], layerFormats: formats[side] } : scheme[side];
+  return { ...scheme, keys: changed("keys"), values: changed("values") };
 }
 
 /**

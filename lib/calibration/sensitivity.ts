@@ -43,24 +43,24 @@ export async function sensitivity(
   const context = Math.max(...passages.map(({ length }) => length));
   const out = { keys: new Array<number>(layers).fill(0), values: new Array<number>(layers).fill(0) };
   const config = kvConfig({ keys: calibration.keys.format.name, values: calibration.values.format.name });
-  const cases = SIDES.flatMap((which) => out[which].map((_, layer) => ({ which, layer })));
+  const cases = SIDES.flatMap((side) => out[side].map((_, layer) => ({ side, layer })));
   using reference = new KvCache(model.device, shape, kvConfig("bf16"), bf16Calibration(), { context });
   for (let begin = 0; begin < cases.length; begin += AT_ONCE) {
     using owned = new DisposableStack();
     const batch = cases.slice(begin, begin + AT_ONCE);
-    const caches = batch.map(({ which, layer }) => {
-      const only = (side: Side) => ({
-        ...calibration[side],
+    const caches = batch.map(({ side, layer }) => {
+      const only = (own: Side) => ({
+        ...calibration[own],
         layerFormats: Array.from(
           { length: layers },
-          (_, i) => side === which && i === layer ? calibration[side].format : exact,
+          (_, i) => own === side && i === layer ? calibration[own].format : exact,
         ),
       });
       const alone = { keys: only("keys"), values: only("values") };
       return owned.use(new KvCache(model.device, shape, config, alone, { context }));
     });
     const qualities = await evaluate(model, reference, caches, passages, { signal: options.signal });
-    batch.forEach(({ which, layer }, i) => out[which][layer] = Math.max(0, qualities[i + 1].kl));
+    batch.forEach(({ side, layer }, i) => out[side][layer] = Math.max(0, qualities[i + 1].kl));
     options.onProgress?.(Math.min(cases.length, begin + AT_ONCE), cases.length);
   }
   return out;
@@ -120,19 +120,19 @@ export function allocate(
   const level = { keys: new Array<number>(shape.layers).fill(0), values: new Array<number>(shape.layers).fill(0) };
   let left = 2 * (bits - rate(hull[0])) * shape.layers;
   for (;;) {
-    let best: { which: Side; layer: number; gain: number; cost: number } | undefined;
-    for (const which of SIDES) {
-      level[which].forEach((now, layer) => {
+    let best: { side: Side; layer: number; gain: number; cost: number } | undefined;
+    for (const side of SIDES) {
+      level[side].forEach((now, layer) => {
         const next = hull[now + 1];
         if (!next) return;
         const cost = rate(next) - rate(hull[now]);
         const fall = distortion(hull[now]) - distortion(next);
-        const gain = measured[which][layer] / distortion(at) * fall / cost;
-        if (cost <= left + 1e-9 && (!best || gain > best.gain)) best = { which, layer, gain, cost };
+        const gain = measured[side][layer] / distortion(at) * fall / cost;
+        if (cost <= left + 1e-9 && (!best || gain > best.gain)) best = { side, layer, gain, cost };
       });
     }
     if (!best) break;
-    level[best.which][best.layer]++;
+    level[best.side][best.layer]++;
     left -= best.cost;
   }
   return { keys: level.keys.map((i) => hull[i]), values: level.values.map((i) => hull[i]) };

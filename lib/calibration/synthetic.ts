@@ -41,9 +41,9 @@ function drawn(shape: CacheShape, config: KvConfig, scheme: Scheme): Calibration
     : allocate(shape, syntheticSensitivity(layers), FORMATS.d4b8, scheme.bits, LAYER_FORMATS);
   const matrix = new Float32Array(kvHeads * headDim * headDim), dense = hadamard(headDim);
   for (let head = 0; head < kvHeads; head++) matrix.set(dense, head * dense.length);
-  const side = (which: Side): SideCalibration => {
-    const layerFormats = formats?.[which], codebooks = new Map<Format, Float32Array>();
-    const own = { ...scheme[which], ...(layerFormats && { layerFormats }) };
+  const calibrationOf = (side: Side): SideCalibration => {
+    const layerFormats = formats?.[side], codebooks = new Map<Format, Float32Array>();
+    const own = { ...scheme[side], ...(layerFormats && { layerFormats }) };
     const codebookOf = (format: Format) => {
       const one = gaussianCodebook(format.name), { heads } = codebookCounts(own.codebooks, shape, format);
       const all = new Float32Array(heads * one.length);
@@ -51,14 +51,14 @@ function drawn(shape: CacheShape, config: KvConfig, scheme: Scheme): Calibration
       return all;
     };
     const layer = (_: unknown, index: number): LayerCalibration => {
-      const format = layerFormat(own, config[which], index);
+      const format = layerFormat(own, config[side], index);
       if (!codebooks.has(format)) codebooks.set(format, codebookOf(format));
       return { codebook: codebooks.get(format)!, matrix };
     };
     const origin = "synthetic, drawn";
-    return { format: config[which], ...own, layers: Array.from({ length: layers }, layer), origin };
+    return { format: config[side], ...own, layers: Array.from({ length: layers }, layer), origin };
   };
-  return { keys: side("keys"), values: side("values") };
+  return { keys: calibrationOf("keys"), values: calibrationOf("values") };
 }
 
 /**

@@ -52,21 +52,21 @@ export async function train(
   const { layers } = activations.shape;
   let done = 0;
   const advance = (by = 1) => options.onProgress?.(done += by, 2 * layers);
-  const side = async (which: Side): Promise<SideCalibration> => {
-    const format = config[which], own = scheme[which];
+  const trained = async (side: Side): Promise<SideCalibration> => {
+    const format = config[side], own = scheme[side];
     if (format.bits === 16) {
       advance(layers);
       return bf16Side();
     }
     if (own.codebooks === "model") throw new RangeError("calibration: one codebook for all layers is not trained");
-    const sources = activations.layers.map((layer) => layer[which]);
+    const sources = activations.layers.map((layer) => layer[side]);
     const training: Training = { device, format, scheme: own, importance: scheme.importance === true, options };
-    const trained = own.codebooks.endsWith("sub-vector")
+    const found = own.codebooks.endsWith("sub-vector")
       ? await trainSubVectors(training, sources, advance)
       : await trainLayers(training, sources, advance);
-    return { format, ...own, layers: trained, origin: "calibrated" };
+    return { format, ...own, layers: found, origin: "calibrated" };
   };
-  return { keys: await side("keys"), values: await side("values") };
+  return { keys: await trained("keys"), values: await trained("values") };
 }
 
 async function trainLayers(

@@ -90,7 +90,7 @@ const UNTRACED = 2;
  * Chooses a KV head's outliers among a group: the pool takes the tokens with the smallest keys of those it holds and the
  * group's. A token pushed out of the pool stays exact, until EXTRA of them are full and tracing ends.
  */
-export class OutlierPool {
+class OutlierPool {
   #norms: number[] = [];
   #extra = 0;
 

@@ -11,7 +11,7 @@ import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { Model } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { Answer, type OutputOptions } from "./output.ts";
+import { ChoiceOutput, type OutputOptions } from "./output.ts";
 import { type CacheStats, EngineError, type GenerationEvent } from "./request.ts";
 import { type DrawnToken, Runner, type RunnerRow } from "./runner.ts";
 import { type Job, type Row, type ScheduledRequest, Scheduler, type SchedulerOptions } from "./scheduler.ts";
@@ -39,9 +39,9 @@ export class Batch implements Disposable {
   readonly #scheduler: Scheduler<BatchRequest, Sequence>;
   readonly #runner: Runner;
   /** Of the scheduler's rows, in their order. */
-  readonly #choices: (RunnerRow & { readonly answer: Answer })[] = [];
-  /** The chunk of a prompt that is being read. */
-  #chunk: Generator<void, void, void> | undefined;
+  readonly #choices: (RunnerRow & { readonly output: ChoiceOutput })[] = [];
+  /** The block of a prompt that is being read. */
+  #block: Generator<void, void, void> | undefined;
 
   /** Allocates the memory of a step, and records it. `emit` gets what happens to each request. */
   constructor(
@@ -105,20 +105,20 @@ export class Batch implements Disposable {
     if (reading) this.#emit(reading.job.id, { type: "start", cachedTokens: reading.sequence.length });
   }
 
-  /** Reads a part of the prompt's next chunk. */
+  /** Reads a part of the prompt's next block. */
   #read(): void {
     const scheduler = this.#scheduler, { job, sequence } = scheduler.reading!;
     try {
-      if (!this.#chunk) {
-        const { ids, last } = scheduler.chunk();
-        this.#chunk = this.#model.prefillParts(last ? this.#runner.logits : null, sequence, ids);
+      if (!this.#block) {
+        const { ids, last } = scheduler.block();
+        this.#block = this.#model.prefillParts(last ? this.#runner.logits : null, sequence, ids);
       }
-      const { done } = this.#chunk.next();
+      const { done } = this.#block.next();
       // Else the time of this part would be counted to the next step.
       this.#model.device.synchronize();
       if (!done) return;
-      this.#chunk = undefined;
-      const first = scheduler.chunkRead();
+      this.#block = undefined;
+      const first = scheduler.blockRead();
       if (first !== undefined) this.#begin(first);
     } catch (error) {
       this.#fail(error, [job]);
@@ -126,10 +126,10 @@ export class Batch implements Disposable {
   }
 
   #stopReading(): void {
-    const chunk = this.#chunk;
-    this.#chunk = undefined;
+    const block = this.#block;
+    this.#block = undefined;
     try {
-      chunk?.return();
+      block?.return();
     } finally {
       this.#scheduler.dropReading();
     }
@@ -140,16 +140,16 @@ export class Batch implements Disposable {
     const begun = this.#scheduler.rows.slice(first);
     begun.forEach((row, i) => {
       const { job: { request }, choice, sequence } = row, { sampling: { seed, ...sampling } } = request;
-      const answer = this.#answer(row);
-      this.#choices.push({ sequence, answer, logprobs: request.logprobs, next: -1 });
+      const output = this.#output(row);
+      this.#choices.push({ sequence, output, logprobs: request.logprobs, next: -1 });
       this.#runner.start(first + i, request.ids, { ...sampling, seed: seed === undefined ? undefined : seed + choice });
       this.#constrain(first + i);
     });
     this.#take(first, this.#runner.begin(this.#choices, first));
   }
 
-  #answer({ job: { id, request }, choice }: BatchRow): Answer {
-    return new Answer(
+  #output({ job: { id, request }, choice }: BatchRow): ChoiceOutput {
+    return new ChoiceOutput(
       this.#tokenizer,
       request,
       this.#model.config,
@@ -157,7 +157,7 @@ export class Batch implements Disposable {
     );
   }
 
-  /** Hands drawn tokens to the answers of rows from `first` on, and removes the rows that are at their end. */
+  /** Hands drawn tokens to the outputs of rows from `first` on, and removes the rows that are at their end. */
   #take(first: number, tokens: readonly DrawnToken[]): void {
     const { rows, totals } = this.#scheduler, failed: Job<BatchRequest>[] = [];
     totals.generatedTokens += tokens.length;
@@ -165,15 +165,15 @@ export class Batch implements Disposable {
     for (let row = first + tokens.length - 1; row >= first; row--) {
       const token = tokens[row - first];
       if (token.id < 0) failed.push(rows[row].job);
-      else if (this.#choices[row].answer.push(token)) this.#remove(row);
+      else if (this.#choices[row].output.push(token)) this.#remove(row);
       else this.#constrain(row);
     }
     if (failed.length > 0) this.#fail(new EngineError("internal", "the model's logits are not numbers"), failed);
   }
 
-  /** Forbids the tokens that the answer's grammar does not allow next. */
+  /** Forbids the tokens that the output's grammar does not allow next. */
   #constrain(row: number): void {
-    const bias = this.#choices[row].answer.bias();
+    const bias = this.#choices[row].output.bias();
     if (bias) this.#runner.setBias(row, bias);
   }
 

@@ -106,28 +106,28 @@ export class Output {
   }
 }
 
-/** What an answer tells. */
-export type AnswerEvent =
+/** What an output tells of itself. */
+export type OutputEvent =
   | { type: "text"; text: string; tokens: GeneratedToken[]; count: number }
   | { type: "end"; reason: FinishReason; completionTokens: number };
 
 /** One choice of a request: its output as events, with the tokens' log-probabilities beside the text that they led to. */
-export class Answer {
+export class ChoiceOutput {
   readonly #tokenizer: Tokenizer;
   readonly #output: Output;
   readonly #logprobs: number | undefined;
-  readonly #emit: (event: AnswerEvent) => void;
+  readonly #emit: (event: OutputEvent) => void;
   /** Tokens whose text was not let out, and where in the text each begins. */
   #held: { token: GeneratedToken; start: number }[] = [];
   #unsent = 0;
   #sent = 0;
 
-  /** Starts an answer; `logprobs` most probable tokens come with each of its tokens, undefined for no tokens at all. */
+  /** Starts an output; `logprobs` most probable tokens come with each of its tokens, undefined for no tokens at all. */
   constructor(
     tokenizer: Tokenizer,
     options: OutputOptions & { logprobs?: number },
     model: Pick<ModelConfig, "eosIds" | "vocabularySize">,
-    emit: (event: AnswerEvent) => void,
+    emit: (event: OutputEvent) => void,
   ) {
     this.#tokenizer = tokenizer;
     this.#output = new Output(tokenizer, options, model);
@@ -135,7 +135,7 @@ export class Answer {
     this.#emit = emit;
   }
 
-  /** Takes a drawn token. True where the answer is at its end. */
+  /** Takes a drawn token. True where it is at its end. */
   push(token: DrawnToken): boolean {
     const output = this.#output, start = output.produced;
     this.#unsent++;
@@ -151,7 +151,7 @@ export class Answer {
 
   #send(text: string): void {
     this.#sent += text.length;
-    // A token that the stop string swallowed whole is not part of the answer.
+    // A token that the stop string swallowed whole is not part of the output.
     const tokens = this.#held.filter(({ start }) => start < this.#sent).map(({ token }) => token);
     this.#held = this.#held.filter(({ start }) => start >= this.#sent);
     this.#emit({ type: "text", text, tokens, count: this.#unsent });

@@ -17,7 +17,7 @@ const PROMPT_TURN = 10;
 /** Reading prompts takes at most this many times as long as the sequences that run meanwhile. */
 const MOST_SHARE = 3;
 
-/** Chunks of a long prompt at whose ends its state is kept, so that a prompt that leaves it midway finds one. */
+/** Parts of a long prompt at whose ends its state is kept, so that a prompt that leaves it midway finds one. */
 const STATES = 4;
 
 /** Shortest distance of such states, in tokens. */
@@ -200,15 +200,15 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
     return states;
   }
 
-  /** The tokens of the prompt that are read next: up to the next block's end. `last` where they are its last. */
-  chunk(): { ids: readonly number[]; last: boolean } {
+  /** The next block of the prompt, as far as it goes on; `last` where nothing comes after it. */
+  block(): { ids: readonly number[]; last: boolean } {
     const { job: { request: { ids } }, sequence: { length } } = this.#reading!;
     const end = Math.min(ids.length, length + this.prefixes.block);
     return { ids: ids.slice(length, end), last: end === ids.length };
   }
 
-  /** The chunk was read. Where it was the last, the prompt's choices become rows: the index of the first, else undefined. */
-  chunkRead(): number | undefined {
+  /** The block was read. Where it was the last, the prompt's choices become rows: the index of the first, else undefined. */
+  blockRead(): number | undefined {
     const { job, sequence, states } = this.#reading!, { ids, n } = job.request;
     if (states.has(sequence.length)) this.prefixes.keep(ids.slice(0, sequence.length), sequence);
     if (sequence.length < ids.length) return undefined;

@@ -49,7 +49,7 @@ export function libraryName(backend: Backend): string {
 }
 
 /** The folder of the user's cache where this version looks for a library; undefined without a home folder. */
-export function libraryCache(backend: Backend): string | undefined {
+function libraryCache(backend: Backend): string | undefined {
   const home = environment("HOME") ?? environment("USERPROFILE");
   const cache = environment("XDG_CACHE_HOME") ?? (home && join(home, ".cache"));
   return cache && join(cache, "vecinfer", meta.version, `${process.platform}-${process.arch}-${backend}`);

@@ -116,7 +116,7 @@ export async function pull(options: PullOptions): Promise<PullResult> {
 }
 
 /** The files of a repository that belong to the model. Refuses a listing with a name that would leave the folder. */
-export async function listFiles(options: PullOptions): Promise<HubFile[]> {
+async function listFiles(options: PullOptions): Promise<HubFile[]> {
   const { id } = options;
   const files: HubFile[] = [];
   let url: string | undefined = `${endpoint(options)}/api/models/${id}/tree/${revisionOf(options)}?recursive=true`;

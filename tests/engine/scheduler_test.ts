@@ -77,8 +77,8 @@ function open(pages: number, options: { rows?: number; block?: number; prefixes?
     const admitted = scheduler.admit();
     if (admitted) started.push(admitted.job.id);
     if (!scheduler.reading) return;
-    scheduler.reading.sequence.extend(scheduler.chunk().ids.length);
-    const first = scheduler.chunkRead();
+    scheduler.reading.sequence.extend(scheduler.block().ids.length);
+    const first = scheduler.blockRead();
     if (first !== undefined) take(first);
   };
   /** Counts a drawn token for the rows from `first` on, and removes those at their end. */
@@ -91,31 +91,31 @@ function open(pages: number, options: { rows?: number; block?: number; prefixes?
       if (job.open === 0) ended.push(job.id);
     }
   };
-  /** A step of all rows, then so many chunks. */
-  const step = (chunks = 1): boolean => {
+  /** A step of all rows, then so many blocks. */
+  const step = (blocks = 1): boolean => {
     for (const { sequence } of scheduler.rows) sequence.extend(1);
     take(0);
-    for (let i = 0; i < chunks; i++) read();
+    for (let i = 0; i < blocks; i++) read();
     return scheduler.busy;
   };
   return { cache, scheduler, started, ended, read, step };
 }
 
-test("a prompt is read in chunks that end at blocks, and its choices become rows once it is read", () => {
+test("a prompt is read in blocks, and its choices become rows once it is read", () => {
   const { scheduler, cache } = open(100);
   scheduler.submit(1, { ids: tokens(0, 300), maxTokens: 10, n: 3 });
   assertEquals([scheduler.waiting, scheduler.rows.length, scheduler.busy], [1, 0, true]);
   assertEquals(scheduler.admit()!.job.id, 1);
-  const chunks: [number, number, boolean][] = [];
+  const blocks: [number, number, boolean][] = [];
   let first: number | undefined;
   while (first === undefined) {
-    const { ids, last } = scheduler.chunk();
-    chunks.push([ids[0], ids.length, last]);
+    const { ids, last } = scheduler.block();
+    blocks.push([ids[0], ids.length, last]);
     scheduler.reading!.sequence.extend(ids.length);
-    first = scheduler.chunkRead();
+    first = scheduler.blockRead();
   }
   assertEquals(first, 0);
-  assertEquals(chunks, [[0, 128, false], [128, 128, false], [256, 44, true]]);
+  assertEquals(blocks, [[0, 128, false], [128, 128, false], [256, 44, true]]);
   assertEquals(scheduler.rows.map(({ choice, sequence }) => [choice, sequence.length]), [[0, 300], [1, 300], [2, 300]]);
   assertEquals(cache.freePages, 95);
   // The last row takes the place of one that is removed.

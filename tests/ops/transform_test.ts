@@ -50,119 +50,185 @@ testOnDevices(`a fitted transform in its three directions is the product with it
   }
 });
 
+const KV_HEADS = 2, SINKS = 3, WINDOW = 20, RECENT = 128;
+
+/** What is kept in a case, and how. */
+interface Case {
+  headDim: number;
+  subDim: number;
+  bits: number;
+  rows: number;
+  /** Query heads a KV head. */
+  group: number;
+  /** Codebooks a head. */
+  parts: number;
+  /** Whether the keys alone have a transform. */
+  alone: boolean;
+}
+
+/** Few rows and many, blocks that share a codebook, groups of more heads than a block takes, a codebook a sub-vector, one side alone. */
+function cases(headDim: number): Case[] {
+  return [
+    { subDim: 4, bits: 8, rows: 40 },
+    { subDim: 8, bits: 8, rows: 100, group: 6 },
+    { subDim: 4, bits: 10, rows: 100 },
+    { subDim: 4, bits: 10, rows: 26, alone: true },
+    { subDim: 8, bits: 12, rows: 25 },
+    { subDim: 2, bits: 8, rows: 70, alone: true },
+    { subDim: 4, bits: 6, rows: 9 },
+    { subDim: 4, bits: 8, rows: 90, parts: headDim / 4 },
+  ].map((own) => ({ headDim, group: 3, parts: 1, alone: false, ...own }));
+}
+
+/** A side's matrices, [3, kvHeads, headDim, headDim], its quantizer, and the codebooks that this has. */
+interface Coder {
+  all: Float32Array;
+  quantizer: Quantizer;
+  codebook: Float32Array;
+}
+
+/** Draws a side; a plain one has no transform. */
+function coder(device: Device, random: Random, shape: Case, plain: boolean): Coder {
+  const { headDim, subDim, bits, parts } = shape, kvHeads = KV_HEADS, size = headDim * headDim, words = 2 ** bits;
+  const unit = new Float32Array(kvHeads * size).map((_, i) => i % size % (headDim + 1) === 0 ? 1 : 0);
+  const all = transformMatrices(plain ? unit : transforms(random, kvHeads, headDim), headDim);
+  using matrices = Tensor.from(device, all, [3, kvHeads, size]);
+  const drawn = random.normals(kvHeads * parts * words * subDim);
+  using codebooks = Tensor.from(device, drawn, [kvHeads, parts, words, subDim]);
+  using transform = plain ? null : new Transform(device, { kvHeads, headDim, matrices }); // the quantizer keeps what it holds
+  const codes = { subDim, bits, codebooks, codebookParts: parts };
+  const quantizer = new Quantizer(device, { kvHeads, headDim, ...codes, transform });
+  using rounded = Tensor.empty(device, "f32", [kvHeads * parts * words, subDim]);
+  quantizer.codebook(rounded);
+  return { all, quantizer, codebook: rounded.read<Float32Array>() };
+}
+
+/** A layer of two pages with sinks and a ring. */
+function layerOf(owned: DisposableStack, keys: Quantizer, values: Quantizer): KvLayer {
+  const { device, headDim } = keys;
+  const empty = (dtype: "u8" | "bf16", ...shape: number[]) => owned.use(Tensor.empty(device, dtype, shape));
+  return owned.use(
+    new KvLayer(device, {
+      keys,
+      values,
+      keyPages: empty("u8", 2, keys.pageBytes),
+      valuePages: empty("u8", 2, values.pageBytes),
+      pageTable: owned.use(Tensor.from(device, Int32Array.of(1, 0), [1, 2])),
+      exactFrom: owned.use(Tensor.zeros(device, "i32", [1])),
+      keyRecent: empty("bf16", 1, KV_HEADS, RECENT, headDim),
+      valueRecent: empty("bf16", 1, KV_HEADS, RECENT, headDim),
+      keySinks: empty("bf16", 1, KV_HEADS, SINKS, headDim),
+      valueSinks: empty("bf16", 1, KV_HEADS, SINKS, headDim),
+      sinks: SINKS,
+      window: WINDOW,
+      recent: RECENT,
+    }),
+  );
+}
+
+/** The nearest codewords to a transformed vector of a head, and by how much the next ones are further away, at least. */
+function nearest(x: readonly number[], codebook: Float32Array, head: number, shape: Case): [number[], number] {
+  const { subDim, bits, parts } = shape, words = 2 ** bits, coded: number[] = [];
+  let margin = 1;
+  for (let begin = 0; begin < x.length; begin += subDim) {
+    let [best, second, code] = [Infinity, Infinity, 0];
+    const book = (head * parts + (parts > 1 ? begin / subDim : 0)) * words;
+    for (let w = book; w < book + words; w++) {
+      let distance = 0;
+      for (let i = 0; i < subDim; i++) distance += (x[begin + i] - codebook[w * subDim + i]) ** 2;
+      if (distance < best) [best, second, code] = [distance, best, w];
+      else if (distance < second) second = distance;
+    }
+    margin = Math.min(margin, second - best);
+    for (let i = 0; i < subDim; i++) coded.push(codebook[code * subDim + i]);
+  }
+  return [coded, margin];
+}
+
+/** Compares what is read back with the nearest codewords, back through the transform. Returns the vectors whose nearest was clear. */
+function expectNearest(
+  { all, codebook }: Coder,
+  given: Float32Array,
+  back: Float32Array,
+  shape: Case,
+  what: string,
+): number {
+  const { headDim } = shape, size = headDim * headDim;
+  let compared = 0;
+  for (let from = 0; from < given.length; from += headDim) {
+    const head = from / headDim % KV_HEADS, there = times(given.subarray(from, from + headDim), all, head * size);
+    const [coded, margin] = nearest(there, codebook, head, shape);
+    if (margin < 1e-3) continue;
+    compared++;
+    const expected = times(coded, all, (2 * KV_HEADS + head) * size), tolerance = { absolute: 1e-3, relative: 1e-4 };
+    assertAllClose(back.subarray(from, from + headDim), expected, tolerance, `${what} vector ${from / headDim}`);
+  }
+  return compared;
+}
+
+/** Position `t` of a KV head as attention reads it: sinks and window exactly, the others from their codes. */
+function rowOf(
+  all: Float32Array,
+  given: Float32Array,
+  back: Float32Array,
+  t: number,
+  head: number,
+  shape: Case,
+): ArrayLike<number> {
+  const { headDim, rows } = shape, size = headDim * headDim, at = (t * KV_HEADS + head) * headDim;
+  if (t >= SINKS && t < rows - WINDOW) return back.subarray(at, at + headDim);
+  // Exact tokens are kept as bf16 of x A, and a random A may make much of that rounding on the way back.
+  const there = times(given.subarray(at, at + headDim), all, head * size).map(bf16);
+  return times(there, all, (2 * KV_HEADS + head) * size);
+}
+
+/** Attention of a query over rows of keys and values, in float64. */
+function attended(q: Float32Array, keys: readonly ArrayLike<number>[], values: readonly ArrayLike<number>[]): number[] {
+  const scores = keys.map((key) => q.reduce((sum, x, i) => sum + key[i] * x, 0) / Math.sqrt(q.length));
+  const most = Math.max(...scores), p = scores.map((s) => Math.exp(s - most)), total = p.reduce((a, b) => a + b);
+  const out = new Array<number>(q.length).fill(0);
+  p.forEach((w, t) => out.forEach((_, i) => out[i] += w / total * values[t][i]));
+  return out;
+}
+
 testOnDevices(`codes of a fitted transform are the nearest of x A, and attention undoes it, seed ${seed}`, (device) => {
-  const random = new Random(seed), kvHeads = 2, sinks = 3, window = 20;
-  for (const headDim of [64, 128]) {
-    // Few rows and many, blocks that share a codebook, groups of more heads than a block takes, a codebook a sub-vector, one side alone.
-    for (
-      const { subDim, bits, rows, group = 3, parts = 1, alone = false } of [
-        { subDim: 4, bits: 8, rows: 40 },
-        { subDim: 8, bits: 8, rows: 100, group: 6 },
-        { subDim: 4, bits: 10, rows: 100 },
-        { subDim: 4, bits: 10, rows: 26, alone: true },
-        { subDim: 8, bits: 12, rows: 25 },
-        { subDim: 2, bits: 8, rows: 70, alone: true },
-        { subDim: 4, bits: 6, rows: 9 },
-        { subDim: 4, bits: 8, rows: 90, parts: headDim / 4 },
-      ]
-    ) {
-      const size = headDim * headDim, width = kvHeads * headDim, words = 2 ** bits;
-      const sides = [0, 1].map((side) => {
-        const unit = new Float32Array(kvHeads * size).map((_, i) => i % size % (headDim + 1) === 0 ? 1 : 0);
-        const plain = alone && side === 1; // without a transform
-        const all = transformMatrices(plain ? unit : transforms(random, kvHeads, headDim), headDim);
-        using matrices = Tensor.from(device, all, [3, kvHeads, size]);
-        using codebooks = Tensor.from(device, random.normals(kvHeads * parts * words * subDim), [
-          kvHeads,
-          parts,
-          words,
-          subDim,
-        ]);
-        const codes = { subDim, bits, codebooks, codebookParts: parts };
-        using transform = plain ? null : new Transform(device, { kvHeads, headDim, matrices }); // the quantizer keeps what it holds
-        const quantizer = new Quantizer(device, { kvHeads, headDim, ...codes, transform });
-        using rounded = Tensor.empty(device, "f32", [kvHeads * parts * words, subDim]);
-        quantizer.codebook(rounded);
-        return { all, quantizer, codebook: rounded.read<Float32Array>() };
+  const random = new Random(seed), kvHeads = KV_HEADS;
+  for (const shape of [64, 128].flatMap(cases)) {
+    using owned = new DisposableStack();
+    const { headDim, subDim, bits, rows, group } = shape, width = kvHeads * headDim, name = `d${subDim}b${bits}`;
+    const sides = [false, shape.alone].map((plain) => coder(device, random, shape, plain));
+    for (const { quantizer } of sides) owned.use(quantizer);
+    const layer = layerOf(owned, sides[0].quantizer, sides[1].quantizer);
+    using slots = Tensor.zeros(device, "i32", [rows]);
+    using positions = Tensor.from(device, Int32Array.from({ length: rows }, (_, i) => i));
+    const given = sides.map(() => random.normals(rows * width));
+    const stored = given.map((x) => owned.use(Tensor.from(device, x, [rows, width])));
+    layer.quantize(stored[0], stored[1], slots, positions);
+    const read = sides.map(() => owned.use(Tensor.empty(device, "f32", [rows, width])));
+    layer.dequantize(read[0], read[1], 0, 0, rows);
+    const back = read.map((tensor) => tensor.read<Float32Array>());
+    const compared = sides.map((one, side) =>
+      expectNearest(one, given[side], back[side], shape, `${name} ${headDim} side ${side}`)
+    );
+    assert(compared[0] + compared[1] > 0, `${name}: no vector was clear`);
+    // Attention of the newest position over what is kept.
+    const heads = kvHeads * group, q = random.normals(heads * headDim, 0.5);
+    using queries = Tensor.from(device, q, [1, heads * headDim]);
+    using out = Tensor.empty(device, "f32", [1, heads * headDim]);
+    attention(out, queries, layer, slots.rows(0, 1), positions.rows(rows - 1, 1));
+    const found = out.read<Float32Array>();
+    for (let h = 0; h < heads; h++) {
+      const [keys, values] = sides.map(({ all }, side) =>
+        Array.from({ length: rows }, (_, t) => rowOf(all, given[side], back[side], t, Math.floor(h / group), shape))
+      );
+      let error = 0, norm = 0;
+      attended(q.subarray(h * headDim, (h + 1) * headDim), keys, values).forEach((x, i) => {
+        error += (x - found[h * headDim + i]) ** 2;
+        norm += x * x;
       });
-      using keys = sides[0].quantizer;
-      using values = sides[1].quantizer;
-      using keyPages = Tensor.empty(device, "u8", [2, keys.pageBytes]);
-      using valuePages = Tensor.empty(device, "u8", [2, values.pageBytes]);
-      using pageTable = Tensor.from(device, Int32Array.of(1, 0), [1, 2]);
-      using exactFrom = Tensor.zeros(device, "i32", [1]);
-      using keyRecent = Tensor.empty(device, "bf16", [1, kvHeads, 128, headDim]);
-      using valueRecent = Tensor.empty(device, "bf16", [1, kvHeads, 128, headDim]);
-      using keySinks = Tensor.empty(device, "bf16", [1, kvHeads, sinks, headDim]);
-      using valueSinks = Tensor.empty(device, "bf16", [1, kvHeads, sinks, headDim]);
-      const pages = { keyPages, valuePages, pageTable, exactFrom };
-      const exact = { keyRecent, valueRecent, keySinks, valueSinks, sinks, window, recent: 128 };
-      using layer = new KvLayer(device, { keys, values, ...pages, ...exact });
-      using slots = Tensor.zeros(device, "i32", [rows]);
-      using positions = Tensor.from(device, Int32Array.from({ length: rows }, (_, i) => i));
-      const given = sides.map(() => random.normals(rows * width));
-      using k = Tensor.from(device, given[0], [rows, width]);
-      using v = Tensor.from(device, given[1], [rows, width]);
-      layer.quantize(k, v, slots, positions);
-      using kBack = Tensor.empty(device, "f32", [rows, width]);
-      using vBack = Tensor.empty(device, "f32", [rows, width]);
-      layer.dequantize(kBack, vBack, 0, 0, rows);
-      const back = [kBack, vBack].map((tensor) => tensor.read<Float32Array>());
-      let compared = 0;
-      sides.forEach(({ all, codebook }, side) => {
-        for (let vector = 0; vector < rows * kvHeads; vector++) {
-          const head = vector % kvHeads, from = vector * headDim;
-          const there = times(given[side].subarray(from, from + headDim), all, head * size), coded: number[] = [];
-          let margin = 1;
-          for (let begin = 0; begin < headDim; begin += subDim) {
-            let [best, second, code] = [Infinity, Infinity, 0];
-            const book = (head * parts + (parts > 1 ? begin / subDim : 0)) * words;
-            for (let w = book; w < book + words; w++) {
-              let distance = 0;
-              for (let i = 0; i < subDim; i++) distance += (there[begin + i] - codebook[w * subDim + i]) ** 2;
-              if (distance < best) [best, second, code] = [distance, best, w];
-              else if (distance < second) second = distance;
-            }
-            margin = Math.min(margin, second - best);
-            for (let i = 0; i < subDim; i++) coded.push(codebook[code * subDim + i]);
-          }
-          if (margin < 1e-3) continue;
-          compared++;
-          const expected = times(coded, all, (2 * kvHeads + head) * size);
-          const what = `d${subDim}b${bits} ${headDim} side ${side} vector ${vector}`;
-          assertAllClose(back[side].subarray(from, from + headDim), expected, { absolute: 1e-3, relative: 1e-4 }, what);
-        }
-      });
-      assert(compared > 0, `d${subDim}b${bits}: no vector was clear`);
-      // Attention of the newest position over what is kept: sinks and window exactly, the others from their codes.
-      const heads = kvHeads * group, q = random.normals(heads * headDim, 0.5);
-      using queries = Tensor.from(device, q, [1, heads * headDim]);
-      using out = Tensor.empty(device, "f32", [1, heads * headDim]);
-      attention(out, queries, layer, slots.rows(0, 1), positions.rows(rows - 1, 1));
-      const found = out.read<Float32Array>();
-      for (let h = 0; h < heads; h++) {
-        const head = Math.floor(h / group),
-          rowOf = (side: number, t: number) => {
-            const at = (t * kvHeads + head) * headDim, { all } = sides[side];
-            if (t >= sinks && t < rows - window) return back[side].subarray(at, at + headDim);
-            // Exact tokens are kept as bf16 of x A, and a random A may make much of that rounding on the way back.
-            const there = times(given[side].subarray(at, at + headDim), all, head * size).map(bf16);
-            return times(there, all, (2 * kvHeads + head) * size);
-          };
-        const scores = Array.from({ length: rows }, (_, t) => {
-          let sum = 0;
-          rowOf(0, t).forEach((x, i) => sum += x * q[h * headDim + i]);
-          return sum / Math.sqrt(headDim);
-        });
-        const most = Math.max(...scores), p = scores.map((s) => Math.exp(s - most)), total = p.reduce((a, b) => a + b);
-        const expected = new Array<number>(headDim).fill(0);
-        p.forEach((w, t) => rowOf(1, t).forEach((x, i) => expected[i] += w / total * x));
-        let error = 0, norm = 0;
-        expected.forEach((x, i) => (error += (x - found[h * headDim + i]) ** 2, norm += x * x));
-        // Tables of attention hold keys and probabilities to some 2^-12.
-        const relative = Math.sqrt(error / norm);
-        assert(relative < 5e-3, `d${subDim}b${bits} ${headDim} head ${h}: relative error ${relative}`);
-      }
+      // Tables of attention hold keys and probabilities to some 2^-12.
+      const relative = Math.sqrt(error / norm);
+      assert(relative < 5e-3, `${name} ${headDim} head ${h}: relative error ${relative}`);
     }
   }
 });

@@ -53,7 +53,6 @@ function parse(body: ChatRequest): Job {
   const messages = body.messages.map((message): ChatMessage => ({
     ...message,
     role: message.role === "developer" ? "system" : message.role,
-    content: message.content,
   }));
   const format = body.response_format, request: GenerationRequest = { prompt: messages, ...requestOf(body) };
   const most = body.max_completion_tokens ?? body.max_tokens;

@@ -241,7 +241,7 @@ function ends(value: Value, at: number): Value {
 }
 
 /** All filters by name. */
-export const FILTERS: Readonly<Record<string, Filter>> = {
+const FILTERS: Readonly<Record<string, Filter>> = {
   abs: (value) => isFloat(value) ? float(Math.abs(numeric(value)!)) : Math.abs(numeric(value) ?? NaN),
   attr: (value, given) => value instanceof Map ? new Undefined("an attribute") : item(value, given.get(0, "name", "")),
   batch,

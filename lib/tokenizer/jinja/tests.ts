@@ -25,7 +25,7 @@ const same: Test = (value, [other]) => equal(value, other);
 const different: Test = (value, [other]) => !equal(value, other);
 
 /** All tests by name. */
-export const TESTS: Readonly<Record<string, Test>> = {
+const TESTS: Readonly<Record<string, Test>> = {
   defined: (value) => !(value instanceof Undefined),
   undefined: (value) => value instanceof Undefined,
   none: (value) => value === null,

@@ -78,12 +78,13 @@ test("a chat's stream that fails ends with the error, which is thrown on", async
   assertEquals(secret.text.includes("a path of this machine"), false);
 });
 
-test("a chat's job: parts joined, a developer is the system, limits and formats", () => {
-  const schema = { type: "object" };
+test("a chat's job: a developer is the system, what is said is left as it is, limits and formats", () => {
+  const schema = { type: "object" },
+    parts = [{ type: "text" as const, text: "a" }, { type: "text" as const, text: "b" }];
   const job = chat.parse({
     ...request,
     messages: [
-      { role: "developer", content: [{ type: "text", text: "a" }, { type: "text", text: "b" }] },
+      { role: "developer", content: parts },
       { role: "assistant", content: null },
     ],
     max_tokens: 5,
@@ -95,7 +96,7 @@ test("a chat's job: parts joined, a developer is the system, limits and formats"
   });
   assertEquals(job, {
     requests: [{
-      prompt: [{ role: "system", content: "ab" }, { role: "assistant", content: "" }],
+      prompt: [{ role: "system", content: parts }, { role: "assistant", content: null }],
       stop: ["x"],
       sampling: { temperature: 1, logitBias: { 1: -1e9, 2: 50 }, seed: 3 },
       n: 1,
