@@ -19,6 +19,7 @@ import {
   KvCache,
   type KvConfig,
   kvConfig,
+  type PrefillPlan,
   PRESETS,
   syntheticConfig,
   syntheticModel,
@@ -102,6 +103,7 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
   batches: { type: "string", help: 'sequences x tokens, with commas; "" for none' },
   "batch-caches": { type: "string", default: "bf16,vq2", help: "the caches of --batches" },
   prefill: { type: "string", help: 'lengths of prompts, with commas; "" for none' },
+  "prefill-plan": { type: "string", default: "{}", help: 'parts of the plan of --prefill, as {"rows":4096}' },
   "prefill-cache": { type: "string", default: "vq2", help: "the cache of --prefill" },
   baseline: { type: "string", help: "lines of baselines/hugging_face_decode.py from the same card, to compare with" },
 }, async (bench, given) => {
@@ -147,7 +149,8 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
   const floorBytes = model.stepBytes;
   bench.notes.model = { name: run.name, weightBytes: model.weightBytes, weightBytesRead: floorBytes };
   if (bench.verbose) console.log(`${run.name}: ${(floorBytes / 1e9).toFixed(2)} GB of weights read a step`);
-  for (const tokens of prompts) await prefill(run, prefillCache, tokens);
+  const plan = planOf(options["prefill-plan"]!);
+  for (const tokens of prompts) await prefill(run, prefillCache, tokens, plan);
   const figures: DecodeFigure[] = [];
   for (const config of caches) for (const tokens of contexts) figures.push(await decode(run, config, 1, tokens));
   for (const [batch, tokens] of batches) {
@@ -165,6 +168,14 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
 
 function list(text: string): string[] {
   return text.split(",").map((entry) => entry.trim()).filter((entry) => entry !== "");
+}
+
+function planOf(text: string): Partial<PrefillPlan> {
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new UsageError(`--prefill-plan has "${text}"; JSON as {"rows":4096} is needed`);
+  }
 }
 
 function count(option: string, text: string): number {
@@ -281,9 +292,10 @@ async function decode(run: Run, config: KvConfig, batch: number, tokens: number)
 }
 
 /** A prompt of `tokens` tokens, read layer by layer. */
-async function prefill(run: Run, config: KvConfig, tokens: number): Promise<void> {
-  const { bench, model } = run, { device } = bench, calibration = await run.calibration(config);
-  const name = `prefill of ${tokens} tokens, ${config.name}`, kind = "prefill";
+async function prefill(run: Run, config: KvConfig, tokens: number, plan: Partial<PrefillPlan>): Promise<void> {
+  const { bench, model } = run, { device } = bench, calibration = await run.calibration(config), kind = "prefill";
+  const planned = Object.entries(plan).map(([part, value]) => `, ${part} ${value}`).join("");
+  const name = `prefill of ${tokens} tokens, ${config.name}${planned}`;
   const empty: DecodeFigure = { name, kind, cache: config.name, batch: 1, tokens, median: NaN, p25: NaN, p75: NaN };
   using owned = new DisposableStack();
   try {
@@ -297,7 +309,7 @@ async function prefill(run: Run, config: KvConfig, tokens: number): Promise<void
         if (done === 1) memory = { allocated: device.memory().allocated, used: used(bench) };
       };
       const start = performance.now();
-      model.prefill(logits, sequence, ids, { signal: bench.signal, onProgress });
+      model.prefill(logits, sequence, ids, { signal: bench.signal, onProgress, plan });
       return performance.now() - start;
     };
     const repeats = tokens <= 8192 ? 5 : tokens <= 65536 ? 2 : 1;

@@ -149,9 +149,9 @@ inline int32_t check_attention(Context* context, const char* name, const float* 
     return VI_OK;
 }
 
-inline int32_t check_attention_prefill(Context* context, const char* name, const float* out, const float* q, const void* keys, const void* values,
+inline int32_t check_attention_prefill(Context* context, const char* name, const void* out, const float* q, const void* keys, const void* values,
                                        const LayerShape* layer, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads,
-                                       int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype) {
+                                       int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype, int32_t out_dtype) {
     VI_AT_LEAST(context, name, past, 0);
     VI_AT_LEAST(context, name, first, 0);
     VI_AT_LEAST(context, name, rows, 0);
@@ -169,6 +169,8 @@ inline int32_t check_attention_prefill(Context* context, const char* name, const
         VI_REQUIRE(context, past <= layer->capacity(), "%s: past is %d: a slot holds %lld", name, past, static_cast<long long>(layer->capacity()));
     }
     VI_REQUIRE(context, kv_dtype == VI_F32 || kv_dtype == VI_BF16, "%s: kv_dtype is %d, not f32 (0) or bf16 (1)", name, kv_dtype);
+    VI_REQUIRE(context, out_dtype == VI_F32 || out_dtype == VI_BF16, "%s: out_dtype is %d, not f32 (0) or bf16 (1)", name, out_dtype);
+    VI_REQUIRE(context, out_dtype == VI_F32 || kv_dtype == VI_BF16, "%s: out is bf16, keys and values are not", name);
     VI_REQUIRE(context, kv_dtype == VI_F32 || (kv_stride % 8 == 0 && reinterpret_cast<uintptr_t>(keys) % 16 == 0 && reinterpret_cast<uintptr_t>(values) % 16 == 0),
                "%s: rows of bf16 keys and values begin at multiples of 16 bytes: kv_stride is %d", name, kv_stride);
     if (rows == 0) return VI_OK;

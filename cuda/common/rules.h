@@ -126,8 +126,8 @@ inline int32_t check_scale(Context* context, const char* name, const float* x, f
     return VI_OK;
 }
 
-inline int32_t check_linear(Context* context, const char* name, const float* out, const float* x, const void* weight, float epsilon, int32_t format,
-                            int32_t output, int32_t rows, int32_t out_features, int32_t in_features) {
+inline int32_t check_linear(Context* context, const char* name, const void* out, const void* x, const void* weight, const float* norm, float epsilon,
+                            int32_t format, int32_t output, int32_t x_dtype, int32_t out_dtype, int32_t rows, int32_t out_features, int32_t in_features) {
     VI_AT_LEAST(context, name, rows, 0);
     VI_AT_LEAST(context, name, out_features, 1);
     VI_AT_LEAST(context, name, in_features, 1);
@@ -136,6 +136,10 @@ inline int32_t check_linear(Context* context, const char* name, const float* out
     VI_REQUIRE(context, output != VI_OUTPUT_SILU || out_features % 2 == 0, "%s: out_features is %d, not even for VI_OUTPUT_SILU", name, out_features);
     VI_REQUIRE(context, epsilon >= 0, "%s: epsilon is %g, not at least 0", name, epsilon);
     VI_REQUIRE(context, format == VI_BF16 || is_packed(format), "%s: format is %d, not one of VI_BF16, VI_Q8_0, VI_Q4_0, VI_Q4_1", name, format);
+    for (const int32_t dtype : {x_dtype, out_dtype})
+        VI_REQUIRE(context, dtype == VI_F32 || dtype == VI_BF16, "%s: dtype is %d, not f32 (0) or bf16 (1)", name, dtype);
+    VI_REQUIRE(context, x_dtype == VI_F32 || !norm, "%s: x is bf16, and a norm takes f32", name);
+    VI_REQUIRE(context, out_dtype == VI_F32 || output != VI_OUTPUT_SUM, "%s: out is bf16, and VI_OUTPUT_SUM adds to f32", name);
     VI_REQUIRE(context, format == VI_BF16 || in_features % packed_inputs == 0, "%s: in_features is %d, not a multiple of %d", name, in_features, packed_inputs);
     if (rows == 0) return VI_OK;
     VI_POINTER(context, name, out);
@@ -167,6 +171,28 @@ inline int32_t check_rope(Context* context, const char* name, const float* x, co
     VI_POINTER(context, name, x);
     VI_POINTER(context, name, positions);
     VI_POINTER(context, name, frequencies);
+    return VI_OK;
+}
+
+inline int32_t check_rope_round(Context* context, const char* name, const float* queries, const float* keys, const float* values, const vi_bf16* keys_out,
+                                const vi_bf16* values_out, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads,
+                                int32_t kv_heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride, int32_t out_stride) {
+    if (rotary_dim != 0)
+        VI_CHECK(check_rope(context, name, queries, positions, frequencies, factor, rows, heads, head_dim, rotary_dim, interleaved, stride));
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, heads, 1);
+    VI_AT_LEAST(context, name, kv_heads, 1);
+    VI_AT_LEAST(context, name, head_dim, 1);
+    const int64_t width = int64_t(kv_heads) * head_dim;
+    VI_REQUIRE(context, int64_t(heads) * head_dim <= stride, "%s: stride is %d, less than heads (%d) * head_dim (%d)", name, stride, heads, head_dim);
+    VI_REQUIRE(context, width <= stride, "%s: stride is %d, less than kv_heads (%d) * head_dim (%d)", name, stride, kv_heads, head_dim);
+    VI_REQUIRE(context, width <= out_stride, "%s: out_stride is %d, less than kv_heads (%d) * head_dim (%d)", name, out_stride, kv_heads, head_dim);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, queries);
+    VI_POINTER(context, name, keys);
+    VI_POINTER(context, name, values);
+    VI_POINTER(context, name, keys_out);
+    VI_POINTER(context, name, values_out);
     return VI_OK;
 }
 

@@ -99,15 +99,17 @@ template <class T> struct Prompt {
 
 } // namespace
 
-extern "C" int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer,
+extern "C" int32_t vi_attention_prefill(vi_context* context, void* to, const float* q, const void* keys, const void* values, const vi_kv_layer* layer,
                                         float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads,
-                                        int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype) VI_TRY {
+                                        int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype, int32_t out_dtype) VI_TRY {
     VI_OPEN(context);
-    VI_CHECK(check_attention_prefill(context, __func__, out, q, keys, values, shape_of(layer), slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
-                                     kv_stride, kv_dtype));
+    VI_CHECK(check_attention_prefill(context, __func__, to, q, keys, values, shape_of(layer), slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
+                                     kv_stride, kv_dtype, out_dtype));
+    if (out_dtype != VI_F32) return context->fail(VI_UNSUPPORTED, "%s: the CPU library gives f32 alone", __func__);
     if (rows == 0) return VI_OK;
-    VI_RECORD(context, vi_attention_prefill(context, out, q, keys, values, layer, scale, slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
-                                            kv_stride, kv_dtype));
+    VI_RECORD(context, vi_attention_prefill(context, to, q, keys, values, layer, scale, slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
+                                            kv_stride, kv_dtype, out_dtype));
+    float* out = static_cast<float*>(to);
     const int64_t count = int64_t(rows) * heads;
     std::vector<float> lse(count), past_out, past_lse;
     if (past > 0) { // first, for it may refuse

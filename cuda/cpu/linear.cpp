@@ -2,12 +2,16 @@
 #include "linear.h"
 #include "linear_packed.h"
 
-extern "C" int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const float* norm,
-                             float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) VI_TRY {
+extern "C" int32_t vi_linear(vi_context* context, void* to, const void* from, const void* weight, const vi_bf16* bias, const float* norm,
+                             float epsilon, int32_t format, int32_t output, int32_t x_dtype, int32_t out_dtype, int32_t rows, int32_t out_features,
+                             int32_t in_features) VI_TRY {
     VI_OPEN(context);
-    VI_CHECK(check_linear(context, __func__, out, x, weight, epsilon, format, output, rows, out_features, in_features));
+    VI_CHECK(check_linear(context, __func__, to, from, weight, norm, epsilon, format, output, x_dtype, out_dtype, rows, out_features, in_features));
+    if (x_dtype != VI_F32 || out_dtype != VI_F32) return context->fail(VI_UNSUPPORTED, "%s: the CPU library takes and gives f32 alone", __func__);
     if (rows == 0) return VI_OK;
-    VI_RECORD(context, vi_linear(context, out, x, weight, bias, norm, epsilon, format, output, rows, out_features, in_features));
+    VI_RECORD(context, vi_linear(context, to, from, weight, bias, norm, epsilon, format, output, x_dtype, out_dtype, rows, out_features, in_features));
+    float* out = static_cast<float*>(to);
+    const float* x = static_cast<const float*>(from);
 
     const bool packed = is_packed(format), accumulate = output == VI_OUTPUT_SUM;
     const size_t normed_count = norm ? size_t(rows) * in_features : 0, pairs_count = output == VI_OUTPUT_SILU ? size_t(rows) * out_features : 0;

@@ -1,5 +1,6 @@
 // Rotary position embedding (arXiv 2104.09864), and the step to the next position.
 #include "context.h"
+#include <algorithm>
 #include <cmath>
 #include <omp.h>
 
@@ -40,6 +41,30 @@ int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const f
             }
         }
     }
+    return VI_OK;
+} VI_CATCH(context)
+
+int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_bf16* keys_out, vi_bf16* values_out,
+                      const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim,
+                      int32_t rotary_dim, int32_t interleaved, int32_t stride, int32_t out_stride) VI_TRY {
+    VI_OPEN(context);
+    VI_CHECK(check_rope_round(context, __func__, queries, keys, values, keys_out, values_out, positions, frequencies, factor, rows, heads, kv_heads, head_dim,
+                              rotary_dim, interleaved, stride, out_stride));
+    if (rows == 0) return VI_OK;
+    VI_RECORD(context, vi_rope_round(context, queries, keys, values, keys_out, values_out, positions, frequencies, factor, rows, heads, kv_heads, head_dim,
+                                     rotary_dim, interleaved, stride, out_stride));
+    const size_t width = size_t(kv_heads) * head_dim;
+    std::vector<float> turned(rows * width);
+    for (int r = 0; r < rows; r++) std::copy_n(keys + size_t(r) * stride, width, turned.data() + r * width);
+    if (rotary_dim != 0) {
+        VI_CHECK(vi_rope(context, queries, positions, frequencies, factor, rows, heads, head_dim, rotary_dim, interleaved, stride));
+        VI_CHECK(vi_rope(context, turned.data(), positions, frequencies, factor, rows, kv_heads, head_dim, rotary_dim, interleaved, static_cast<int32_t>(width)));
+    }
+    for (int r = 0; r < rows; r++)
+        for (size_t i = 0; i < width; i++) {
+            keys_out[size_t(r) * out_stride + i] = f32_to_bf16(turned[r * width + i]);
+            values_out[size_t(r) * out_stride + i] = f32_to_bf16(values[size_t(r) * stride + i]);
+        }
     return VI_OK;
 } VI_CATCH(context)
 

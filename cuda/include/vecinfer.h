@@ -150,8 +150,10 @@ VI_API int32_t vi_scale(vi_context* context, float* x, float factor, float cap, 
  *  - VI_OUTPUT_SUM: out += y;
  *  - VI_OUTPUT_SILU: out[r, o] = silu(y[r, o]) * y[r, out_features / 2 + o], out [rows, out_features / 2], out_features even, as vi_gate with VI_SILU.
  * format is the weight's: VI_BF16 [out_features, in_features], or VI_Q8_0, VI_Q4_0, VI_Q4_1 as vi_pack wrote it. out and x don't overlap.
+ * x_dtype and out_dtype are VI_F32 or, on CUDA alone, VI_BF16: what a prompt's products take from each other. x is f32 where there is a norm, out where output is
+ * VI_OUTPUT_SUM. With VI_BF16 CUDA rounds as for many rows: x, y before a gate, and out.
  * A row's bits don't depend on the rows beside it (CUDA: among up to 8 rows). */
-VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const float* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features);
+VI_API int32_t vi_linear(vi_context* context, void* out, const void* x, const void* weight, const vi_bf16* bias, const float* norm, float epsilon, int32_t format, int32_t output, int32_t x_dtype, int32_t out_dtype, int32_t rows, int32_t out_features, int32_t in_features);
 /* Brings rows of GGUF blocks to the order in which vi_linear reads them. blocks: out_features rows of in_features / 32 blocks without gaps, a block being
  * VI_Q8_0 { f16 d; int8 q[32] }, w[i] = d q[i]; VI_Q4_0 { f16 d; uint8 q[16] }, w[i] = d (q[i] % 16 - 8), w[i + 16] = d (q[i] / 16 - 8);
  * VI_Q4_1 { f16 d, m; uint8 q[16] }, w[i] = d (q[i] % 16) + m, w[i + 16] = d (q[i] / 16) + m.
@@ -163,6 +165,10 @@ VI_API int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32
  * channels stay as they are. x [rows, heads, head_dim] with a row stride; frequencies f32 [rotary_dim / 2], already scaled (llama3, YaRN, longrope) by the caller;
  * factor: YaRN's and longrope's attention factor, 1 otherwise. Angles are reduced in double precision. rotary_dim is even, 2..head_dim. */
 VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride);
+/* vi_rope of queries [rows, heads, head_dim], in place, and of keys [rows, kv_heads, head_dim], then vi_convert of those keys and of the values to bf16, in one pass:
+ * what a prompt does between its products and its attention. queries, keys and values have one row stride, keys_out and values_out [rows, kv_heads, head_dim]
+ * another. keys are not changed. Where rotary_dim is 0, nothing is rotated, and positions and frequencies may be NULL. */
+VI_API int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_bf16* keys_out, vi_bf16* values_out, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride, int32_t out_stride);
 /* out[r, i] = gate of g = gate_up[r, i] and u = gate_up[r, width + i]; gate_up [rows, 2 width], out [rows, width], sigmoid(x) = 1 / (1 + e^-x):
  *  - VI_SILU: g sigmoid(g) u (arXiv 2002.05202);
  *  - VI_GELU: GELU's approximation with tanh (arXiv 1606.08415) of g, times u: g/2 (1 + tanh(z)) = g sigmoid(2 z), z = sqrt(2 / pi) (g + 0.044715 g^3);
@@ -260,8 +266,9 @@ VI_API int32_t vi_attention(vi_context* context, float* out, const float* q, con
  * Query row r is fresh token first + r; it sees fresh tokens 0 .. first + r and all past ones (the last `window` of them and the sinks exactly).
  * q [rows, heads, head_dim] with q_stride, starting at row `first`; keys, values [first + rows, kv_heads, head_dim] with kv_stride; out contiguous.
  * bf16 rows are read where they are, in 16 bytes at a time: their addresses and kv_stride * 2 are multiples of 16. f32 rows CUDA rounds to bf16 on every call.
+ * out_dtype is VI_F32 or, on CUDA alone and where kv_dtype is VI_BF16, VI_BF16: the f32 results rounded.
  * layer may be NULL where past is 0; then kv_heads and head_dim alone describe the shapes. */
-VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype);
+VI_API int32_t vi_attention_prefill(vi_context* context, void* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype, int32_t out_dtype);
 
 /* ---------------------------------------------------------------- sampling */
 

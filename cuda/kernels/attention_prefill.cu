@@ -190,8 +190,11 @@ template <int D> __global__ void __launch_bounds__(threads, 1) prefill_kernel(co
         const int64_t at = static_cast<int64_t>(row + 8 * h) * a.heads + head;
         const float inverse = 1 / l[h];
 #pragma unroll
-        for (int i = 0; i < D / 8; ++i)
-            *reinterpret_cast<float2*>(a.out + at * D + i * 8 + t * 2) = make_float2(out[i][2 * h] * inverse, out[i][2 * h + 1] * inverse);
+        for (int i = 0; i < D / 8; ++i) {
+            const float x = out[i][2 * h] * inverse, y = out[i][2 * h + 1] * inverse;
+            if (a.rounded) *reinterpret_cast<uint32_t*>(a.rounded + at * D + i * 8 + t * 2) = pack_bf16(x, y);
+            else *reinterpret_cast<float2*>(a.out + at * D + i * 8 + t * 2) = make_float2(x, y);
+        }
         if (t == 0) a.lse[at] = m[h] + log2f(l[h]);
     }
 }
@@ -205,6 +208,7 @@ int32_t prefill(vi_context* context, const char* name, Prompt a, vi_bf16* keys_o
     const float* const fresh_queries = a.q;
     const int64_t fresh_stride = a.q_stride, width = static_cast<int64_t>(a.heads) * D;
     const bool wgmma = wgmma_takes(context, a.q, a.q_stride); // of the fresh queries, for all chunks
+    vi_bf16* const rounded = a.rounded;
     if (past) {
         launch_transform(context->stream, past_queries, a.q, cache->keys.transform, VI_TRANSFORM_QUERY, a.rows, a.heads, kv_heads, D, width, a.q_stride);
         VI_LAUNCHED(context, name);
@@ -219,6 +223,7 @@ int32_t prefill(vi_context* context, const char* name, Prompt a, vi_bf16* keys_o
         a.token_stride = in_place ? kv_stride : D;
         a.diagonal = past + first - begin;
         a.resume = begin > 0;
+        a.rounded = end == total ? rounded : nullptr;
         a.q = fresh ? fresh_queries : past_queries;
         a.q_stride = fresh ? fresh_stride : width;
         const dim3 blocks(static_cast<unsigned>(ceil_div<int64_t>(static_cast<int64_t>(a.count) * kv_heads, 8)), 2);
@@ -245,21 +250,22 @@ int32_t prefill(vi_context* context, const char* name, Prompt a, vi_bf16* keys_o
 
 } // namespace
 
-extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, float* out, const float* q, const void* keys, const void* values,
+extern "C" VI_API int32_t vi_attention_prefill(vi_context* context, void* out, const float* q, const void* keys, const void* values,
                                                const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows,
                                                int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride,
-                                               int32_t kv_dtype) VI_TRY {
+                                               int32_t kv_dtype, int32_t out_dtype) VI_TRY {
     VI_OPEN(context);
     VI_CHECK(check_attention_prefill(context, __func__, out, q, keys, values, shape_of(layer), slot, past, first, rows, heads, kv_heads, head_dim, q_stride,
-                                     kv_stride, kv_dtype));
+                                     kv_stride, kv_dtype, out_dtype));
     if (rows == 0) return VI_OK;
     const Cache* cache = past ? &layer->cache : nullptr;
-    const bool converted = kv_dtype == VI_BF16;
+    const bool converted = kv_dtype == VI_BF16, to_bf16 = out_dtype == VI_BF16;
     const int longest = converted || past > first + rows ? past : first + rows, held = longest < chunk_tokens ? longest : chunk_tokens;
     const size_t side_bytes = align_256(static_cast<size_t>(held) * kv_heads * head_dim * 2);
     const size_t lse_bytes = align_256(static_cast<size_t>(rows) * heads * 4), query_bytes = past ? static_cast<size_t>(rows) * heads * head_dim * 4 : 0;
-    VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + lse_bytes + query_bytes, __func__);
-    Prompt a = {out, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, 0, 0, scale * std::numbers::log2e_v<float>, 0, rows, heads,
+    VI_WORKSPACE(context, uint8_t, scratch, 2 * side_bytes + lse_bytes + (to_bf16 ? 2 : 1) * query_bytes, __func__);
+    float* const sums = to_bf16 ? reinterpret_cast<float*>(scratch + 2 * side_bytes + lse_bytes + query_bytes) : static_cast<float*>(out); // of the past, before the fresh tokens
+    Prompt a = {sums, to_bf16 ? static_cast<vi_bf16*>(out) : nullptr, reinterpret_cast<float*>(scratch + 2 * side_bytes), q, nullptr, nullptr, 0, 0, scale * std::numbers::log2e_v<float>, 0, rows, heads,
                 kv_heads, 0, q_stride, false};
     auto run = head_dim == 64 ? prefill<64> : prefill<128>;
     return run(context, __func__, a, reinterpret_cast<vi_bf16*>(scratch), reinterpret_cast<vi_bf16*>(scratch + side_bytes),

@@ -10,7 +10,8 @@
 
 // Attention over a chunk of keys. Row r sees keys 0 .. diagonal + r of it, and those before `count` at most.
 struct Prompt {
-    float* out; // [rows, heads, D]
+    float* out;       // [rows, heads, D]; read, too, where `resume`
+    vi_bf16* rounded; // [rows, heads, D], in place of out where it is not NULL: the last chunk's
     float* lse; // [rows, heads]: log2 of the sum of 2^score
     const float* q;
     const vi_bf16 *keys, *values;      // token t of KV head h at h * head_stride + t * token_stride

@@ -1,4 +1,5 @@
-// Attention of a prompt on Hopper (compute capability 9.0): what attention_prefill.cu's kernel does, by the copy engine and warpgroup products.
+// One kernel, whose roles read as one: attention of a prompt on Hopper (compute capability 9.0), what attention_prefill.cu's kernel does, by the copy engine and
+// warpgroup products.
 //
 // A block a multiprocessor takes tiles of 64 x `consumers` queries of one head, longest first, by a counter in global memory, until none is left. Its first
 // warpgroup produces: warp 0 keys and values, 128 tokens a step, by the copy engine (tensor maps, 128-byte swizzle, zeros behind the last token); warps 1 to 3 the
@@ -302,6 +303,10 @@ template <int D> struct Rows {
             if (!inside) continue;
             float weight = l[h] > 0 ? 1 / l[h] : 0.0f, weight_before = 0, sum = l[h] > 0 ? m[h] + log2f(l[h]) : -__builtin_huge_valf();
             float2* to = reinterpret_cast<float2*>(a.out + at * D + 2 * t);
+            auto put = [&](int n, float x, float y) {
+                if (a.rounded) reinterpret_cast<uint32_t*>(a.rounded + at * D + 2 * t)[4 * n] = round_pair(x, y);
+                else to[4 * n] = make_float2(x, y);
+            };
             if (a.resume) {
                 const float higher = fmaxf(fmaxf(old, sum), -1e30f), x = exp2_approximate(old - higher), y = exp2_approximate(sum - higher);
                 sum = higher + log2f(x + y);
@@ -310,11 +315,11 @@ template <int D> struct Rows {
 #pragma unroll
                 for (int n = 0; n < D / 8; ++n) {
                     const float2 x = to[4 * n];
-                    to[4 * n] = make_float2(fmaf(x.x, weight_before, out[4 * n + 2 * h] * weight), fmaf(x.y, weight_before, out[4 * n + 2 * h + 1] * weight));
+                    put(n, fmaf(x.x, weight_before, out[4 * n + 2 * h] * weight), fmaf(x.y, weight_before, out[4 * n + 2 * h + 1] * weight));
                 }
             } else {
 #pragma unroll
-                for (int n = 0; n < D / 8; ++n) to[4 * n] = make_float2(out[4 * n + 2 * h] * weight, out[4 * n + 2 * h + 1] * weight);
+                for (int n = 0; n < D / 8; ++n) put(n, out[4 * n + 2 * h] * weight, out[4 * n + 2 * h + 1] * weight);
             }
             if (t == 0) a.lse[at] = sum;
         }

@@ -176,38 +176,36 @@ int32_t warps_a_tile(const vi_context* context, int32_t out_features) {
 
 } // namespace
 
-extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias,
-    const float* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) VI_TRY {
+extern "C" VI_API int32_t vi_linear(vi_context* context, void* out, const void* x, const void* weight, const vi_bf16* bias,
+    const float* norm, float epsilon, int32_t format, int32_t output, int32_t x_dtype, int32_t out_dtype, int32_t rows, int32_t out_features,
+    int32_t in_features) VI_TRY {
     VI_OPEN(context);
-    VI_CHECK(check_linear(context, __func__, out, x, weight, epsilon, format, output, rows, out_features, in_features));
+    VI_CHECK(check_linear(context, __func__, out, x, weight, norm, epsilon, format, output, x_dtype, out_dtype, rows, out_features, in_features));
     if (rows == 0) return VI_OK;
-    const bool pairs = output == VI_OUTPUT_SILU;
-    if (is_packed(format)) return linear_packed(context, __func__, out, x, weight, bias, norm, epsilon, format, output, rows, out_features, in_features);
-    const vi_bf16* matrix = static_cast<const vi_bf16*>(weight);
-    const bool vector = in_features % 8 == 0 && aligned_16(x) && aligned_16(matrix) && aligned_16(norm);
-    const bool few = rows <= 8, gate_apart = pairs && !(few && vector);
+    Product p = {out, x, weight, bias, norm, epsilon, output, x_dtype, out_dtype, rows, out_features, in_features};
+    if (is_packed(format)) return linear_packed(context, __func__, p, format);
+    const bool vector = in_features % 8 == 0 && aligned_16(x) && aligned_16(weight) && aligned_16(norm);
+    const bool few = p.few(), pairs = output == VI_OUTPUT_SILU, gate_apart = pairs && !(few && vector);
     // Few rows are normed first: each tile norming its own inputs again was measured slower. Workspace for them, for pairs of products before the gate where that has a
     // pass of its own, and for what linear_large takes, which norms as it rounds.
     const size_t normed_bytes = norm && few ? align_256(static_cast<size_t>(rows) * in_features * 4) : 0;
-    const size_t pairs_bytes = gate_apart ? align_256(static_cast<size_t>(rows) * out_features * 4) : 0, reserved = normed_bytes + pairs_bytes;
-    float* y = out;
+    const size_t pairs_bytes = gate_apart ? align_256(static_cast<size_t>(rows) * out_features * (out_dtype == VI_BF16 ? 2 : 4)) : 0, reserved = normed_bytes + pairs_bytes;
     if (reserved) {
         VI_WORKSPACE(context, uint8_t, scratch, reserved + (few ? 0 : linear_large_bytes(rows, in_features)), __func__);
         if (norm && few) {
-            float* normed = reinterpret_cast<float*>(scratch);
-            const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
+            const int32_t status = vi_rmsnorm(context, reinterpret_cast<float*>(scratch), nullptr, static_cast<const float*>(x), norm, epsilon, rows, in_features);
             if (status != VI_OK) return status;
-            x = normed;
+            p.x = scratch;
         }
-        if (gate_apart) y = reinterpret_cast<float*>(scratch + normed_bytes);
+        if (gate_apart) p.out = scratch + normed_bytes;
     }
     if (few) {
-        const Few f = {y, x, matrix, bias, output, rows, out_features, in_features};
+        const Few f = {static_cast<float*>(p.out), static_cast<const float*>(p.x), static_cast<const vi_bf16*>(weight), bias, output, rows, out_features, in_features};
         auto* run = !vector ? launch<false, false> : pairs ? launch<true, true> : launch<true, false>;
         VI_CUDA(context, __func__, run(context, f, warps_a_tile(context, out_features)));
     } else {
-        const int32_t status = linear_large(context, __func__, y, x, matrix, bias, norm, epsilon, output == VI_OUTPUT_SUM, rows, out_features, in_features, reserved);
+        const int32_t status = linear_large(context, __func__, p, reserved);
         if (status != VI_OK) return status;
     }
-    return gate_apart ? vi_gate(context, out, y, VI_SILU, rows, out_features / 2) : VI_OK;
+    return gate_apart ? gate(context, __func__, p, out) : VI_OK;
 } VI_CATCH(context)

@@ -47,7 +47,7 @@ struct vi_cublas {
         void *weight = nullptr, *x = nullptr, *out = nullptr;
         cublas::Heuristic found = {};
     };
-    std::map<std::tuple<int32_t, int32_t, int32_t>, Plan> plans; // by rows, out_features, in_features
+    std::map<std::tuple<int32_t, int32_t, int32_t, int32_t>, Plan> plans; // by rows, out_features, in_features, type of out
 
     vi_cublas() {
         const char* chosen = std::getenv("VECINFER_CUBLASLT");
@@ -104,15 +104,15 @@ struct vi_cublas {
 
     // Row-major out [rows, out] is column-major [out, rows]: out = weight^T (in x out, transposed) times x (in x rows).
     // Prompts have many lengths: the plans are made anew once there are 1024.
-    const Plan& plan(int32_t rows, int32_t out_features, int32_t in_features) {
+    const Plan& plan(int32_t rows, int32_t out_features, int32_t in_features, int32_t out_dtype) {
         if (plans.size() >= 1024) forget();
-        const auto [place, added] = plans.try_emplace({rows, out_features, in_features});
+        const auto [place, added] = plans.try_emplace({rows, out_features, in_features, out_dtype});
         Plan& made = place->second;
         if (!added) return made;
         int32_t count = 0;
         made.usable = layout_create(&made.weight, cublas::type_bf16, in_features, out_features, in_features) == 0 &&
             layout_create(&made.x, cublas::type_bf16, in_features, rows, in_features) == 0 &&
-            layout_create(&made.out, cublas::type_f32, out_features, rows, out_features) == 0 &&
+            layout_create(&made.out, out_dtype == VI_BF16 ? cublas::type_bf16 : cublas::type_f32, out_features, rows, out_features) == 0 &&
             heuristic(handle, product, made.weight, made.x, made.out, made.out, preference, 1, &made.found, &count) == 0 && count > 0 &&
             made.found.state == 0;
         return made;
@@ -135,16 +135,21 @@ __global__ void round_kernel(vi_bf16* __restrict__ out, const float* __restrict_
     for (int64_t i = quads * 4 + start; i < count; i += step) out[i] = f32_to_bf16(x[i]);
 }
 
-__global__ void spread_bias_kernel(float* __restrict__ out, const vi_bf16* __restrict__ bias, bool accumulate, int64_t count, int32_t out_features) {
+__device__ void store(float& out, float x) { out = x; }
+__device__ void store(vi_bf16& out, float x) { out = f32_to_bf16(x); }
+
+template <class Out>
+__global__ void spread_bias_kernel(Out* __restrict__ out, const vi_bf16* __restrict__ bias, bool accumulate, int64_t count, int32_t out_features) {
     const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
     for (int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x; i < count; i += step)
-        out[i] = bf16_to_f32(bias[i % out_features]) + (accumulate ? out[i] : 0.0f);
+        store(out[i], bf16_to_f32(bias[i % out_features]) + (accumulate ? static_cast<float>(out[i]) : 0.0f)); // what accumulates is f32
 }
 
 // A block of 8 warps makes 128 outputs x 64 rows, a warp 32 x 32. The next tiles are read while the present ones are multiplied.
 // Rows of 40 bf16 in shared memory put the 32 words that a warp reads at once into 32 banks.
+template <class Out>
 __global__ void __launch_bounds__(256)
-product_kernel(float* __restrict__ out, const vi_bf16* __restrict__ x, const vi_bf16* __restrict__ weight, const vi_bf16* __restrict__ bias,
+product_kernel(Out* __restrict__ out, const vi_bf16* __restrict__ x, const vi_bf16* __restrict__ weight, const vi_bf16* __restrict__ bias,
                bool accumulate, int32_t rows, int32_t out_features, int32_t in_features) {
     __shared__ vi_bf16 weights[tile_outputs][padded];
     __shared__ vi_bf16 inputs[tile_rows][padded];
@@ -200,9 +205,9 @@ product_kernel(float* __restrict__ out, const vi_bf16* __restrict__ x, const vi_
             for (int j = 0; j < 4; ++j) {
                 const int32_t output = first_output + at_output + m * 16 + j / 2 * 8 + g, row = first_row + at_row + n * 8 + 2 * t + j % 2;
                 if (output >= out_features || row >= rows) continue;
-                float& to = out[static_cast<int64_t>(row) * out_features + output];
+                Out& to = out[static_cast<int64_t>(row) * out_features + output];
                 const float sum = c[m][n][j] + (bias ? bf16_to_f32(bias[output]) : 0.0f);
-                to = accumulate ? to + sum : sum;
+                store(to, accumulate ? static_cast<float>(to) + sum : sum);
             }
 }
 
@@ -223,44 +228,52 @@ size_t linear_large_bytes(int32_t rows, int32_t in_features) {
     return cublas::workspace + static_cast<size_t>(rows_at_once(rows, in_features)) * in_features * 2;
 }
 
-int32_t linear_large(vi_context* context, const char* name, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, const float* norm, float epsilon,
-    bool accumulate, int32_t rows, int32_t out_features, int32_t in_features, size_t reserved) {
+template <class Out> static int32_t linear_large(vi_context* context, const char* name, const Product& p, size_t reserved) {
     vi_cublas& found = library(context);
-    const int32_t most = rows_at_once(rows, in_features), last = rows % most;
-    const bool cublas = found.handle && in_features % 8 == 0 && out_features % 4 == 0 && aligned_16(out) && aligned_16(weight) &&
-        found.plan(most, out_features, in_features).usable && (!last || found.plan(last, out_features, in_features).usable);
-    VI_REQUIRE(context, cublas || ceil_div(most, tile_rows) <= 65535, "%s: rows is %d, the own matrix product takes %d", name, rows, 65535 * tile_rows);
-    VI_WORKSPACE(context, uint8_t, scratch, reserved + linear_large_bytes(rows, in_features), name);
+    const int32_t out_features = p.out_features, in_features = p.in_features, most = rows_at_once(p.rows, in_features), last = p.rows % most;
+    const auto usable = [&](int32_t rows) { return found.plan(rows, out_features, in_features, p.out_dtype).usable; };
+    const bool cublas = found.handle && in_features % 8 == 0 && out_features % (16 / sizeof(Out)) == 0 && aligned_16(p.out) && aligned_16(p.weight) &&
+        (p.x_dtype == VI_F32 || aligned_16(p.x)) && usable(most) && (!last || usable(last));
+    VI_REQUIRE(context, cublas || ceil_div(most, tile_rows) <= 65535, "%s: rows is %d, the own matrix product takes %d", name, p.rows, 65535 * tile_rows);
+    VI_WORKSPACE(context, uint8_t, scratch, reserved + linear_large_bytes(p.rows, in_features), name);
     scratch += reserved;
-    vi_bf16* rounded = reinterpret_cast<vi_bf16*>(scratch + cublas::workspace);
+    const vi_bf16* weight = static_cast<const vi_bf16*>(p.weight);
+    const bool accumulate = p.output == VI_OUTPUT_SUM;
     const int32_t blocks = context->multiprocessors * 8;
-    for (int32_t first = 0; first < rows; first += most) {
-        const int32_t some = std::min(most, rows - first);
-        const float* from = x + static_cast<int64_t>(first) * in_features;
-        float* to = out + static_cast<int64_t>(first) * out_features;
-        if (norm) {
-            const int32_t status = rmsnorm_rounded(context, name, rounded, from, norm, epsilon, some, in_features);
+    for (int32_t first = 0; first < p.rows; first += most) {
+        const int32_t some = std::min(most, p.rows - first);
+        const int64_t at = static_cast<int64_t>(first) * in_features;
+        Out* to = static_cast<Out*>(p.out) + static_cast<int64_t>(first) * out_features;
+        vi_bf16* rounded = reinterpret_cast<vi_bf16*>(scratch + cublas::workspace);
+        const vi_bf16* x = p.x_dtype == VI_BF16 ? static_cast<const vi_bf16*>(p.x) + at : rounded;
+        if (p.norm) {
+            const int32_t status = rmsnorm_rounded(context, name, rounded, static_cast<const float*>(p.x) + at, p.norm, p.epsilon, some, in_features);
             if (status != VI_OK) return status;
-        } else {
+        } else if (p.x_dtype == VI_F32) {
+            const float* from = static_cast<const float*>(p.x) + at;
             round_kernel<<<blocks, 256, 0, context->stream>>>(rounded, from, aligned_16(from), static_cast<int64_t>(some) * in_features);
             VI_LAUNCHED(context, name);
         }
         if (!cublas) {
-            product_kernel<<<dim3(ceil_div(out_features, tile_outputs), ceil_div(some, tile_rows)), 256, 0, context->stream>>>(to, rounded, weight, bias,
-                accumulate, some, out_features, in_features);
+            product_kernel<<<dim3(ceil_div(out_features, tile_outputs), ceil_div(some, tile_rows)), 256, 0, context->stream>>>(to, x, weight, p.bias, accumulate,
+                some, out_features, in_features);
             VI_LAUNCHED(context, name);
             continue;
         }
         // The bias goes in as the product's addend: an epilogue with a bf16 bias on f32 outputs is not among cuBLASLt's.
-        if (bias) {
-            spread_bias_kernel<<<blocks, 256, 0, context->stream>>>(to, bias, accumulate, static_cast<int64_t>(some) * out_features, out_features);
+        if (p.bias) {
+            spread_bias_kernel<<<blocks, 256, 0, context->stream>>>(to, p.bias, accumulate, static_cast<int64_t>(some) * out_features, out_features);
             VI_LAUNCHED(context, name);
         }
-        const auto& plan = found.plan(some, out_features, in_features);
-        const float alpha = 1, beta = bias || accumulate ? 1 : 0;
-        const int32_t status = found.multiply(found.handle, found.product, &alpha, weight, plan.weight, rounded, plan.x, &beta, to, plan.out, to, plan.out,
+        const auto& plan = found.plan(some, out_features, in_features, p.out_dtype);
+        const float alpha = 1, beta = p.bias || accumulate ? 1 : 0;
+        const int32_t status = found.multiply(found.handle, found.product, &alpha, weight, plan.weight, x, plan.x, &beta, to, plan.out, to, plan.out,
             &plan.found.algorithm, scratch, cublas::workspace, context->stream);
         if (status != 0) return context->fail(VI_DEVICE_ERROR, "%s: cublasLtMatmul answers %d", name, status);
     }
     return VI_OK;
+}
+
+int32_t linear_large(vi_context* context, const char* name, const Product& product, size_t reserved) {
+    return product.out_dtype == VI_BF16 ? linear_large<vi_bf16>(context, name, product, reserved) : linear_large<float>(context, name, product, reserved);
 }

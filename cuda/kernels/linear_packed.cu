@@ -225,43 +225,43 @@ int32_t grid(const vi_context* context, int64_t count) {
 
 } // namespace
 
-int32_t linear_packed(vi_context* context, const char* name, float* out, const float* x, const void* weight, const vi_bf16* bias, const float* norm, float epsilon,
-    int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) {
-    VI_REQUIRE(context, aligned_16(weight), "%s: weight is not aligned to 16 bytes", name);
-    const bool pairs = output == VI_OUTPUT_SILU, many = rows > 8, accumulate = output == VI_OUTPUT_SUM;
-    const size_t normed_bytes = norm && !many ? align_256(static_cast<size_t>(rows) * in_features * 4) : 0;
-    const size_t pairs_bytes = pairs ? align_256(static_cast<size_t>(rows) * out_features * 4) : 0;
-    const size_t matrix_bytes = many ? align_256(static_cast<size_t>(out_features) * in_features * 2) : 0;
+int32_t linear_packed(vi_context* context, const char* name, Product p, int32_t format) {
+    VI_REQUIRE(context, aligned_16(p.weight), "%s: weight is not aligned to 16 bytes", name);
+    const bool pairs = p.output == VI_OUTPUT_SILU, many = !p.few(), accumulate = p.output == VI_OUTPUT_SUM;
+    const size_t outputs = static_cast<size_t>(p.rows) * p.out_features;
+    const size_t normed_bytes = p.norm && !many ? align_256(static_cast<size_t>(p.rows) * p.in_features * 4) : 0;
+    const size_t pairs_bytes = pairs ? align_256(outputs * (p.out_dtype == VI_BF16 ? 2 : 4)) : 0;
+    const size_t matrix_bytes = many ? align_256(static_cast<size_t>(p.out_features) * p.in_features * 2) : 0;
     const size_t reserved = normed_bytes + pairs_bytes + matrix_bytes;
-    float* y = out;
+    void* const out = p.out;
     vi_bf16* matrix = nullptr;
     if (reserved) {
-        VI_WORKSPACE(context, uint8_t, scratch, reserved + (many ? linear_large_bytes(rows, in_features) : 0), name);
-        if (norm && !many) {
-            float* normed = reinterpret_cast<float*>(scratch);
-            const int32_t status = vi_rmsnorm(context, normed, nullptr, x, norm, epsilon, rows, in_features);
+        VI_WORKSPACE(context, uint8_t, scratch, reserved + (many ? linear_large_bytes(p.rows, p.in_features) : 0), name);
+        if (normed_bytes) {
+            const int32_t status = vi_rmsnorm(context, reinterpret_cast<float*>(scratch), nullptr, static_cast<const float*>(p.x), p.norm, p.epsilon, p.rows, p.in_features);
             if (status != VI_OK) return status;
-            x = normed;
+            p.x = scratch;
         }
-        if (pairs) y = reinterpret_cast<float*>(scratch + normed_bytes);
+        if (pairs) p.out = scratch + normed_bytes;
         matrix = reinterpret_cast<vi_bf16*>(scratch + normed_bytes + pairs_bytes);
     }
-    const uint8_t* packed = static_cast<const uint8_t*>(weight);
-    const int32_t blocks = in_features / block_inputs;
+    const uint8_t* packed = static_cast<const uint8_t*>(p.weight);
+    const int32_t blocks = p.in_features / block_inputs;
     if (many) {
-        const int64_t count = static_cast<int64_t>(out_features) * blocks;
+        const int64_t count = static_cast<int64_t>(p.out_features) * blocks;
         by_format(format, [&]<int FORMAT>() { unpack_kernel<FORMAT><<<grid(context, count), 256, 0, context->stream>>>(matrix, packed, count, blocks); });
         VI_LAUNCHED(context, name);
-        const int32_t status = linear_large(context, name, y, x, matrix, bias, norm, epsilon, accumulate, rows, out_features, in_features, reserved);
+        p.weight = matrix;
+        const int32_t status = linear_large(context, name, p, reserved);
         if (status != VI_OK) return status;
     } else {
-        const bool vector = aligned_16(x);
+        const bool vector = aligned_16(p.x);
         VI_CUDA(context, name, by_format(format, [&]<int FORMAT>() {
-            return launch_early(context, vector ? packed_kernel<FORMAT, true> : packed_kernel<FORMAT, false>, ceil_div(out_features, panel), warps * 32, 0, y, x,
-                packed, bias, accumulate, rows, out_features, in_features);
+            return launch_early(context, vector ? packed_kernel<FORMAT, true> : packed_kernel<FORMAT, false>, ceil_div(p.out_features, panel), warps * 32, 0,
+                static_cast<float*>(p.out), static_cast<const float*>(p.x), packed, p.bias, accumulate, p.rows, p.out_features, p.in_features);
         }));
     }
-    return pairs ? vi_gate(context, out, y, VI_SILU, rows, out_features / 2) : VI_OK;
+    return pairs ? gate(context, name, p, out) : VI_OK;
 }
 
 extern "C" VI_API int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features) VI_TRY {

@@ -39,6 +39,12 @@ std::vector<double> reference(const float* q, const std::vector<double>& keys, c
     return sum;
 }
 
+// As bf16 the same results; what is NaN in f32 was not written.
+void check_rounded(const std::vector<vi_bf16>& found, const std::vector<float>& wanted, const std::string& name) {
+    for (size_t i = 0; i < wanted.size(); ++i)
+        CHECK(found[i] == (std::isnan(wanted[i]) ? 0xffff : bf16(wanted[i])), "%s: element %zu of bf16 is %g, in f32 %g", name.c_str(), i, f32(found[i]), wanted[i]);
+}
+
 // Prompts: fresh tokens alone, in two pieces, and after a coded past.
 void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int past, unsigned seed) {
     std::mt19937 random(seed);
@@ -87,12 +93,18 @@ void run_prefill(Library& cuda, int D, int kv_heads, int group, int fresh, int p
         OK(cuda, vi_fill, out.data, 255, static_cast<int64_t>(out.size * 4));
         if (first)
             OK(cuda, vi_attention_prefill, out.data, dq.data, keys_in, values_in, past ? l.layer : nullptr, scale, 0, past, 0, cut, heads, kv_heads, D,
-               q_stride, stride, dtype);
+               q_stride, stride, dtype, VI_F32);
         OK(cuda, vi_attention_prefill, out.data + size_t(first) * heads * D, dq.data + size_t(first) * q_stride, keys_in, values_in,
-           past ? l.layer : nullptr, scale, 0, past, first, fresh - first, heads, kv_heads, D, q_stride, stride, dtype);
+           past ? l.layer : nullptr, scale, 0, past, first, fresh - first, heads, kv_heads, D, q_stride, stride, dtype, VI_F32);
         const std::vector<float> result = out.get();
         CHECK(std::none_of(result.begin(), result.end(), [](float x) { return std::isnan(x); }), "%s: elements are not written", name.c_str());
         if (pass == 0) whole = result;
+        if (pass == 2) {
+            Memory<vi_bf16> rounded(cuda, result.size());
+            OK(cuda, vi_attention_prefill, rounded.data, dq.data, keys_in, values_in, past ? l.layer : nullptr, scale, 0, past, 0, fresh, heads, kv_heads, D, q_stride,
+               stride, dtype, VI_BF16);
+            check_rounded(rounded.get(), result, name);
+        }
         CHECK(result == whole, "%s: other bits %s%s than from one call over f32 rows", name.c_str(), pass < 2 ? "" : "from bf16 rows, as which f32 rows are rounded,",
               pass % 2 ? " in two pieces" : "");
         std::vector<int> sample = {0, fresh - 1, std::max(0, cut - 1), cut};
@@ -161,7 +173,7 @@ void run_fresh(const Fresh& f, Library& cuda, std::mt19937& random) {
     if (f.half) keys = dh.data, values = dh.data + width;
     auto call = [&] {
         OK(cuda, vi_attention_prefill, out.data, dq.data + f.misplaced, keys, values, nullptr, scale, 0, 0, f.first, f.rows, heads, f.kv_heads, D, q_stride, kv_stride,
-           f.half ? VI_BF16 : VI_F32);
+           f.half ? VI_BF16 : VI_F32, VI_F32);
     };
     call();
     const std::vector<float> result = out.get();
@@ -169,6 +181,12 @@ void run_fresh(const Fresh& f, Library& cuda, std::mt19937& random) {
     for (size_t i = 0; i < result.size(); ++i)
         CHECK(std::isnan(result[i]) == (i >= written), "%s: element %zu of %zu is %g", f.name().c_str(), i, written, result[i]);
 
+    if (f.half) {
+        Memory<vi_bf16> half_out(cuda, result.size());
+        OK(cuda, vi_attention_prefill, half_out.data, dq.data + f.misplaced, keys, values, nullptr, scale, 0, 0, f.first, f.rows, heads, f.kv_heads, D, q_stride, kv_stride,
+           VI_BF16, VI_BF16);
+        check_rounded(half_out.get(), result, f.name());
+    }
     double difference = 0, norm = 0;
     const float factor = scale * 1.4426950408889634f;
     for (int trial = 0; trial < 40; ++trial) {

@@ -118,9 +118,9 @@ struct Step {
         t.call_one(l, &Functions::vi_head_norm, normed, scales, 1e-5f, rows, 2, 32, width);
         t.call_one(l, &Functions::vi_rope, normed, positions, frequencies, 1.1f, rows, 2, 32, 24, 0, width);
         t.call_one(l, &Functions::vi_add, normed, x, norm, 1e-5f, 0.5f, rows, width);
-        t.call_one(l, &Functions::vi_linear, gate, normed, up, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, 4 * width, width);
+        t.call_one(l, &Functions::vi_linear, gate, normed, up, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, 4 * width, width);
         t.call_one(l, &Functions::vi_gate, hidden, gate, VI_GELU, rows, 2 * width);
-        t.call_one(l, &Functions::vi_linear, logits, hidden, head, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, vocabulary, 2 * width);
+        t.call_one(l, &Functions::vi_linear, logits, hidden, head, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, vocabulary, 2 * width);
         t.call_one(l, &Functions::vi_scale, logits, 0.5f, 30.0f, int64_t(rows) * vocabulary);
         t.call_one(l, &Functions::vi_sample, ids, logprobs, logits, counts, static_cast<const float*>(nullptr), settings, seeds,
             positions, rows, vocabulary);

@@ -206,6 +206,46 @@ TEST(rope) {
         }
 }
 
+// Queries as vi_rope leaves them, keys and values rounded, what lies between rows untouched.
+TEST(rope_round) {
+    struct Shape {
+        int32_t head_dim, rotary_dim, interleaved;
+    };
+    for (const Shape s : {Shape{6, 6, 0}, {64, 64, 0}, {128, 128, 0}, {128, 96, 0}, {81, 32, 1}, {128, 64, 1}, {64, 64, 1}, {64, 0, 0}, {7, 0, 0}}) {
+        const int32_t head_dim = s.head_dim, half = s.rotary_dim / 2;
+        const float factor = t.integer(0, 1) ? 1.0f : t.real(0.5f, 2);
+        const int32_t rows = t.integer(1, 300), heads = t.integer(1, 40), kv_heads = t.integer(1, 9), q = heads * head_dim, kv = kv_heads * head_dim;
+        const int32_t stride = q + 2 * kv + t.integer(0, 9), out_stride = 2 * kv + t.integer(0, 9);
+        std::vector<float> frequencies(std::max(half, 1));
+        for (int32_t i = 0; i < half; ++i) frequencies[i] = std::pow(10000.0f, -1.0f * i / half);
+        Array<float> x(t, t.normal(size_t(rows) * stride)), table(t, frequencies);
+        Array<int32_t> at(t, t.integers(rows, 0, 200000));
+        Array<vi_bf16> out(t, size_t(rows) * out_stride);
+        for (Library* library : {&t.cpu, &t.cuda}) {
+            float* queries = x.at(*library);
+            vi_bf16* keys = out.at(*library);
+            t.call_one(*library, &Functions::vi_rope_round, queries, queries + q, queries + q + kv, keys, keys + kv, at, table, factor, rows, heads, kv_heads, head_dim,
+                       s.rotary_dim, s.interleaved, stride, out_stride);
+        }
+        t.close("x", x, 1e-6);
+        const std::vector<vi_bf16> found = out.read(t.cuda), wanted = out.read(t.cpu);
+        for (int32_t r = 0; r < rows; ++r)
+            for (int32_t i = 0; i < out_stride; ++i) {
+                const size_t k = size_t(r) * out_stride + i;
+                if (i >= kv || i % head_dim >= s.rotary_dim) CHECK(found[k] == wanted[k], "row %d: %d differs", r, i);
+                else CHECK(std::abs(f32(found[k]) - f32(wanted[k])) <= std::abs(f32(wanted[k])) / 120 + 1e-5, "row %d: key %d is %g, not %g", r, i, f32(found[k]), f32(wanted[k]));
+            }
+    }
+    float* const none = nullptr;
+    vi_bf16* const no_bf16 = nullptr;
+    const int32_t* const no_ids = nullptr;
+    t.call(&Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 1, 4, 4, 0, 4, 4);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 2, 4, 4, 0, 4, 8);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 2, 4, 4, 0, 8, 4);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 2, 1, 4, 0, 0, 4, 4);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 1, 4, -2, 0, 4, 4);
+}
+
 TEST(gate) {
     for (const int32_t activation : {VI_SILU, VI_GELU, VI_SWIGLU_CLAMPED})
         for (const int32_t width : {1, 7, 64, 1536, 14336}) {
@@ -247,7 +287,7 @@ TEST(empty) {
     const vi_bf16* no_bf16 = nullptr;
     t.call(&Functions::vi_embedding, x, ids, weight, 0, 4, 1);
     t.call(&Functions::vi_rmsnorm, x, static_cast<float*>(nullptr), x, x, 1e-5f, 0, 4);
-    t.call(&Functions::vi_linear, x, x, weight, no_bf16, none, 0.0f, VI_BF16, VI_OUTPUT_VALUES, 0, 1, 4);
+    t.call(&Functions::vi_linear, x, x, weight, no_bf16, none, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, 0, 1, 4);
     t.call(&Functions::vi_gate, x, x, VI_GELU, 0, 4);
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_gate, x, x, VI_SILU, -1, 4);
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_gate, x, x, 3, 1, 4);

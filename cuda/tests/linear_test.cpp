@@ -26,9 +26,9 @@ TEST(linear_few_rows) {
             const size_t outs = shape.out_features, ins = shape.in_features;
             Array<float> x(t, t.normal(rows * ins)), out(t, rows * outs);
             Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
-            t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
             t.close("with bias", out, 2e-6);
-            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
             t.close("without bias", out, 2e-6);
         }
 }
@@ -42,7 +42,7 @@ TEST(linear_rows_are_equal) {
         std::vector<float> wanted;
         for (int32_t rows = 8; rows >= 1; --rows) {
             Array<float> x(t, std::vector<float>(values.begin(), values.begin() + rows * ins)), out(t, rows * outs);
-            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features,
+            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, shape.out_features,
                 shape.in_features);
             const std::vector<float> found = out.read(t.cuda);
             if (rows == 8) wanted = found;
@@ -51,7 +51,7 @@ TEST(linear_rows_are_equal) {
         }
         // The last row alone.
         Array<float> x(t, std::vector<float>(values.end() - ins, values.end())), out(t, outs);
-        t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, 1, shape.out_features, shape.in_features);
+        t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, 1, shape.out_features, shape.in_features);
         const std::vector<float> found = out.read(t.cuda);
         CHECK(std::equal(found.begin(), found.end(), wanted.end() - outs), "row 7 alone differs, %d x %d", shape.out_features, shape.in_features);
     }
@@ -67,9 +67,9 @@ TEST(linear_many_rows) {
             for (float& value : values) value = f32(bf16(value));
             Array<float> x(t, values), out(t, rows * outs);
             Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
-            t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
             t.close("with bias", out, 3e-5); // sums of tensor cores are cut, not rounded
-            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
             t.close("without bias", out, 3e-5);
         }
 }
@@ -78,8 +78,51 @@ TEST(linear_rounds_many_rows) {
     const int32_t rows = 24, outs = 200, ins = 512;
     Array<float> x(t, t.normal(rows * ins)), out(t, rows * outs);
     Array<vi_bf16> weight(t, t.normal_bf16(outs * ins));
-    t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, outs, ins);
+    t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, outs, ins);
     t.close("out", out, 5e-3);
+}
+
+static std::vector<float> floats(const std::vector<vi_bf16>& from) {
+    std::vector<float> out(from.size());
+    std::transform(from.begin(), from.end(), out.begin(), [](vi_bf16 x) { return f32(x); });
+    return out;
+}
+
+// Inputs and outputs in bf16, which the CUDA library alone takes, of any number of rows, against the CPU library's f32.
+TEST(linear_of_bf16) {
+    for (const Shape shape : {Shape{64, 4096}, {100, 1001}, {18, 26}, {3072, 576}})
+        for (const int32_t rows : {1, 8, 9, 77}) {
+            const size_t outs = shape.out_features, ins = shape.in_features;
+            std::vector<vi_bf16> halves = t.normal_bf16(rows * ins);
+            Array<float> x(t, floats(halves)), out(t, t.normal(rows * outs)), gates(t, rows * outs / 2);
+            Array<vi_bf16> half(t, halves), rounded(t, rows * outs), gated(t, rows * outs / 2);
+            Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
+            Array<float> norm(t, t.normal(ins, 1, 1));
+            auto call = [&](Library& library, auto& to, auto& from, const auto& scales, int32_t output, int32_t x_dtype, int32_t out_dtype) {
+                t.call_one(library, &Functions::vi_linear, to, from, weight, bias, scales, 1e-5f, VI_BF16, output, x_dtype, out_dtype, rows, shape.out_features,
+                    shape.in_features);
+            };
+            call(t.cpu, out, x, no_norm, VI_OUTPUT_SUM, VI_F32, VI_F32);
+            call(t.cuda, out, half, no_norm, VI_OUTPUT_SUM, VI_BF16, VI_F32);
+            t.close("sums of bf16", out, 3e-5);
+            call(t.cpu, out, x, no_norm, VI_OUTPUT_VALUES, VI_F32, VI_F32);
+            call(t.cuda, rounded, half, no_norm, VI_OUTPUT_VALUES, VI_BF16, VI_BF16);
+            close("bf16 of bf16", floats(rounded.read(t.cuda)), out.read(t.cpu), 3e-3);
+            call(t.cpu, gates, x, norm, VI_OUTPUT_SILU, VI_F32, VI_F32);
+            call(t.cuda, gated, x, norm, VI_OUTPUT_SILU, VI_F32, VI_BF16);
+            close("gated bf16", floats(gated.read(t.cuda)), gates.read(t.cpu), 1e-2);
+        }
+    Array<float> x(t, 64);
+    Array<vi_bf16> half(t, 64);
+    const auto refused = [&](Library& library, int32_t code, const float* norm, int32_t output, int32_t x_dtype, int32_t out_dtype) {
+        const int32_t found = t.status(library, &Functions::vi_linear, x, x, half, no_bf16, norm, 0.0f, VI_BF16, output, x_dtype, out_dtype, 1, 2, 2);
+        CHECK(found == code, "status %d in place of %d", found, code);
+    };
+    refused(t.cpu, VI_UNSUPPORTED, nullptr, VI_OUTPUT_VALUES, VI_BF16, VI_F32);
+    refused(t.cpu, VI_UNSUPPORTED, nullptr, VI_OUTPUT_VALUES, VI_F32, VI_BF16);
+    refused(t.cuda, VI_INVALID_ARGUMENT, nullptr, VI_OUTPUT_SUM, VI_F32, VI_BF16);
+    refused(t.cuda, VI_INVALID_ARGUMENT, x.at(t.cuda), VI_OUTPUT_VALUES, VI_BF16, VI_F32);
+    refused(t.cuda, VI_INVALID_ARGUMENT, nullptr, VI_OUTPUT_VALUES, VI_F16, VI_F32);
 }
 
 // The norm before the product and what becomes of it; rows on both ways.
@@ -92,8 +135,8 @@ TEST(linear_norm_and_outputs) {
                     Array<float> x(t, t.normal(rows * ins, 3)), norm(t, t.normal(ins, 1, 1)), out(t, t.normal(rows * (output == VI_OUTPUT_SILU ? outs / 2 : outs)));
                     Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
                     for (int32_t repeat = 0; repeat < 2; ++repeat) {
-                        if (with_norm) t.call(&Functions::vi_linear, out, x, weight, bias, norm, 1e-5f, VI_BF16, output, rows, shape.out_features, shape.in_features);
-                        else t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, output, rows, shape.out_features, shape.in_features);
+                        if (with_norm) t.call(&Functions::vi_linear, out, x, weight, bias, norm, 1e-5f, VI_BF16, output, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
+                        else t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, output, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
                         t.close(output == VI_OUTPUT_SILU ? "gated" : output == VI_OUTPUT_SUM ? "sums" : "values", out, rows > 8 ? 8e-3 : 3e-6);
                     }
                 }
@@ -104,11 +147,11 @@ TEST(linear_norm_of_many_rows) {
     for (const Shape shape : {Shape{64, 4096}, {100, 1001}, {33, 8}, {18, 26}})
         for (const int32_t rows : {9, 300}) {
             const size_t outs = shape.out_features, ins = shape.in_features;
-            Array<float> x(t, t.normal(rows * ins, 3)), normed(t, rows * ins), out(t, rows * outs), wanted(t, rows * outs);
-            Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), norm(t, t.normal_bf16(ins, 1, 1));
+            Array<float> x(t, t.normal(rows * ins, 3)), norm(t, t.normal(ins, 1, 1)), normed(t, rows * ins), out(t, rows * outs), wanted(t, rows * outs);
+            Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins))));
             t.call_one(t.cuda, &Functions::vi_rmsnorm, normed, static_cast<float*>(nullptr), x, norm, 1e-5f, rows, shape.in_features);
-            t.call_one(t.cuda, &Functions::vi_linear, wanted, normed, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
-            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, norm, 1e-5f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call_one(t.cuda, &Functions::vi_linear, wanted, normed, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
+            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, norm, 1e-5f, VI_BF16, VI_OUTPUT_VALUES, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
             CHECK(out.read(t.cuda) == wanted.read(t.cuda), "%d rows of %d inputs: other bits than of rows normed before", rows, shape.in_features);
         }
 }
@@ -148,13 +191,13 @@ TEST(linear_packed) {
                 Array<vi_bf16> bias(t, t.normal_bf16(outs));
                 t.call(&Functions::vi_pack, weight, from, format, shape.out_features, shape.in_features);
                 for (const int32_t output : {VI_OUTPUT_SUM, VI_OUTPUT_VALUES}) {
-                    t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, format, output, rows, shape.out_features, shape.in_features);
+                    t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, format, output, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
                     t.close(output == VI_OUTPUT_SUM ? "sums" : "values", out, rows > 8 ? 4e-3 : 2e-6); // many rows: weights in bf16
                 }
                 if (outs % 2 || rows > 8) continue;
                 // Normed rows meet the CPU library's rounding, so gates are compared with float64.
                 Array<float> norm(t, t.normal(ins, 0.1f, 1)), gated(t, rows * outs / 2);
-                t.call(&Functions::vi_linear, gated, x, weight, bias, norm, 1e-5f, format, VI_OUTPUT_SILU, rows, shape.out_features, shape.in_features);
+                t.call(&Functions::vi_linear, gated, x, weight, bias, norm, 1e-5f, format, VI_OUTPUT_SILU, VI_F32, VI_F32, rows, shape.out_features, shape.in_features);
                 const std::vector<float> scales = norm.read(t.cpu);
                 const std::vector<vi_bf16> offsets = bias.read(t.cpu);
                 std::vector<float> gates(rows * outs / 2);
@@ -173,7 +216,7 @@ TEST(linear_packed) {
                 close("gates", gated.read(t.cuda), gates, 2e-5);
                 // The last row alone has the same bits.
                 Array<float> alone_x(t, std::vector<float>(values.end() - ins, values.end())), alone(t, outs);
-                t.call_one(t.cuda, &Functions::vi_linear, alone, alone_x, weight, bias, no_norm, 0.0f, format, VI_OUTPUT_VALUES, 1, shape.out_features,
+                t.call_one(t.cuda, &Functions::vi_linear, alone, alone_x, weight, bias, no_norm, 0.0f, format, VI_OUTPUT_VALUES, VI_F32, VI_F32, 1, shape.out_features,
                     shape.in_features);
                 const std::vector<float> wanted = out.read(t.cuda), found = alone.read(t.cuda);
                 CHECK(std::equal(found.begin(), found.end(), wanted.end() - outs), "the last of %d rows alone differs", rows);
@@ -182,6 +225,6 @@ TEST(linear_packed) {
     Array<float> x(t, 64);
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_pack, some, some, VI_BF16, 1, 32);
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_pack, some, some, VI_Q8_0, 1, 33);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, VI_Q4_0, VI_OUTPUT_VALUES, 1, 1, 40);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, 99, VI_OUTPUT_VALUES, 1, 1, 32);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, VI_Q4_0, VI_OUTPUT_VALUES, VI_F32, VI_F32, 1, 1, 40);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, 99, VI_OUTPUT_VALUES, VI_F32, VI_F32, 1, 1, 32);
 }

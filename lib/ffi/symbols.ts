@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "3aeb2405b10bd9c4e3b51c3ed8519b61e3a6465bacb0588c90b6615c320b9440";
+export const ABI_HASH = "c488c04ed4c454b3a708489f51d0dcbbace726b9cd7018022df0452e4a05828c";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -110,9 +110,30 @@ export const symbols = {
     "i32",
     "i32",
     "i32",
+    "i32",
+    "i32",
   ],
   vi_pack: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_rope: ["pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  vi_rope_round: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "f32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+    "i32",
+  ],
   vi_gate: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_advance: ["pointer", "pointer", "i32"],
   vi_route: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
@@ -188,6 +209,7 @@ export const symbols = {
     "pointer",
     "pointer",
     "f32",
+    "i32",
     "i32",
     "i32",
     "i32",

@@ -7,7 +7,17 @@
 
 import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
-import { attention, attentionPrefill, embedding, headNorm, type KvLayer, linear, rope, scale } from "../ops/ops.ts";
+import {
+  attention,
+  attentionPrefill,
+  embedding,
+  headNorm,
+  type KvLayer,
+  linear,
+  rope,
+  ropeRound,
+  scale,
+} from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { CacheShape } from "../cache/bytes.ts";
@@ -110,9 +120,12 @@ function attendObservedStep(layer: Layer, step: Step, rows: number, cached: KvLa
 function attendChunk(layer: Layer, chunk: Chunk, rows: number, cached: KvLayer): void {
   const { prompt, queries, first } = chunk, { keys, values, past, slot } = prompt;
   const { heads, kvHeads, headDim, scale } = layer;
-  project(queries, chunk.residual, layer, layer.q, rows);
-  normHeads(queries, layer.queryNorm, heads, layer, rows, queries.stride);
-  turnHeads(queries, chunk.positions, heads, layer, rows, queries.stride);
+  if (chunk.qkv !== null) queriesKeysAndValues(layer, chunk, chunk.qkv);
+  else {
+    project(queries, chunk.residual, layer, layer.q, rows);
+    normHeads(queries, layer.queryNorm, heads, layer, rows, queries.stride);
+    turnHeads(queries, chunk.positions, heads, layer, rows, queries.stride);
+  }
   attentionPrefill(chunk.attention, queries, keys, values, {
     layer: past > 0 ? cached : null,
     scale,
@@ -127,7 +140,18 @@ function attendChunk(layer: Layer, chunk: Chunk, rows: number, cached: KvLayer):
   });
 }
 
-/** Keys and values of a chunk in one layer, before any row of the prompt attends. */
+/** Queries, keys and values of a chunk by one product. Rows attend to their own chunk's keys and values and to those before. */
+function queriesKeysAndValues(layer: Layer, { prompt, residual, positions, first, rows }: Chunk, qkv: Tensor): void {
+  const { heads, kvHeads, headDim, turn } = layer, q = heads * headDim, kv = kvHeads * headDim;
+  const queries = qkv.columns(0, q), keys = qkv.columns(q, kv), values = qkv.columns(q + kv, kv);
+  const to = { keys: prompt.keys.rows(first, rows), values: prompt.values.rows(first, rows) };
+  project(qkv, residual, layer, layer.qkv, rows);
+  normHeads(queries, layer.queryNorm, heads, layer, rows, qkv.stride);
+  normHeads(keys, layer.keyNorm, kvHeads, layer, rows, qkv.stride);
+  ropeRound(queries, keys, values, to, positions, turn?.frequencies ?? null, { ...turn, rows, headDim });
+}
+
+/** Keys and values of a chunk in one layer, before any row of the prompt attends: where queries have a product of their own. */
 function keysAndValues(layer: Layer, chunk: Chunk): void {
   const { kv, rows } = chunk, { kvHeads } = layer;
   project(kv, chunk.residual, layer, layer.kv, rows);
@@ -284,8 +308,9 @@ export class Decoder implements Disposable {
     const tokens = ids.length, past = sequence.length, layers = this.#layers;
     if (tokens === 0) throw new RangeError("prefill: no tokens");
     const before = sequence.exactFrom, chosen = { ...this.prefillPlan(tokens), ...options.plan };
-    // Who looks at keys and values gets them before any rounding.
-    const plan: PrefillPlan = options.observe ? { ...chosen, kv: "f32" } : chosen;
+    // Who looks at queries, keys and values gets them before any rounding.
+    const seen = options.observe || options.observeQueries,
+      plan: PrefillPlan = seen ? { ...chosen, kv: "f32" } : chosen;
     sequence.extend(tokens);
     let prompt: Prompt | undefined, complete = false;
     try {
@@ -317,10 +342,10 @@ export class Decoder implements Disposable {
     }
   }
 
-  /** One layer of a prompt: keys and values of all its tokens, then chunk by chunk what is left. */
+  /** One layer of a prompt: keys and values of all its tokens, where they have a product of their own, then chunk by chunk what is left. */
   *#promptLayer(i: number, prompt: Prompt, sequence: Sequence, options: PrefillOptions): Generator<void, void, void> {
     const layer = this.#layers[i], { chunks, residual, kv } = prompt;
-    for (const chunk of chunks) {
+    for (const chunk of prompt.joint ? [] : chunks) {
       residual.load(chunk.first, chunk.rows);
       keysAndValues(layer, chunk);
       kv.store(chunk.first, chunk.rows);

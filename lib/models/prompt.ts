@@ -29,12 +29,17 @@ export interface PrefillOptions {
 
 /** The sizes and types that a prompt passes through the layers with. */
 export interface PrefillPlan {
-  /** Tokens of a chunk: the f32 activations of this many exist at a time. */
+  /** Tokens of a chunk: the activations of this many exist at a time. */
   readonly rows: number;
   /** Type of the prompt's keys and values of one layer, [tokens, 2, kvHeads, headDim]. */
   readonly kv: "f32" | "bf16";
   /** Type of the residual stream between two layers, [tokens, hidden]; inside a layer it is f32. */
   readonly residual: "f32" | "bf16";
+  /**
+   * Type of what a layer's products take from its attention and its gate. In bf16, for CUDA, queries, keys and values are one product. It
+   * needs keys and values in bf16: with "f32" for those, this is "f32" too.
+   */
+  readonly activations: "f32" | "bf16";
 }
 
 /** Bytes of residual stream that may be f32 on a GPU: 65536 tokens of 4096 channels. */
@@ -44,15 +49,15 @@ const RESIDUAL_BYTES = 2 ** 30;
  * How a prompt of `tokens` tokens is read.
  *
  * On the CPU: chunks of 512 tokens, everything in f32. On a GPU keys and values of the layer are bf16, which is what the
- * attention there multiplies. The residual stream of all tokens is f32 up to 1 GiB of it and bf16 above, rounded once a layer;
- * chunks have 2048 tokens, and 1024 beside a bf16 residual. So a prompt of 196608 tokens through layers of 4096
- * channels, 8 KV heads of 128 and 14336 inner channels needs 1.61 GB (residual) + 0.81 GB (keys, values) + 0.3 to 0.4 GB (chunk and
- * scratch memory): below 3 GB beside weights and codes.
+ * attention there multiplies, and so are activations, which products round anyway (prompts of up to 8 tokens are read as a decode
+ * step is, in f32). The residual stream of all tokens is f32 up to 1 GiB of it and bf16 above, rounded once a layer;
+ * chunks have 2048 tokens. So a prompt of 196608 tokens through layers of 4096 channels, 8 KV heads of 128 and 14336 inner channels
+ * needs 1.61 GB (residual) + 0.81 GB (keys, values) + 0.4 GB (chunk and scratch memory): below 3 GB beside weights and codes.
  */
 export function prefillPlan(device: Device, config: ModelConfig, tokens: number): PrefillPlan {
-  if (device.name === "cpu") return { rows: 512, kv: "f32", residual: "f32" };
-  if (tokens * config.hiddenSize * 4 <= RESIDUAL_BYTES) return { rows: 2048, kv: "bf16", residual: "f32" };
-  return { rows: 1024, kv: "bf16", residual: "bf16" };
+  if (device.name === "cpu") return { rows: 512, kv: "f32", residual: "f32", activations: "f32" };
+  const residual = tokens * config.hiddenSize * 4 <= RESIDUAL_BYTES ? "f32" : "bf16";
+  return { rows: 2048, kv: "bf16", residual, activations: tokens > 8 ? "bf16" : "f32" };
 }
 
 /** Rows of all tokens of a prompt, kept as f32 or rounded to bf16, and worked on as f32 a chunk at a time. */
@@ -108,7 +113,9 @@ export interface Chunk extends LayerRows {
   readonly keys: Tensor;
   /** A view of kv. */
   readonly values: Tensor;
-  /** Queries, f32 [rows or more, heads * headDim]. */
+  /** Products with queries', keys' and values' weights, where they are one; f32 [rows or more, (heads + 2 kvHeads) * headDim]. */
+  readonly qkv: Tensor | null;
+  /** Queries, f32 [rows or more, heads * headDim]; a view of qkv where there is one. */
   readonly queries: Tensor;
 }
 
@@ -128,6 +135,8 @@ export class Prompt implements Disposable {
   readonly keys: Tensor;
   /** A view of kv. */
   readonly values: Tensor;
+  /** Whether queries, keys and values are one product. */
+  readonly joint: boolean;
   /** The prompt in parts, in order. */
   readonly chunks: readonly Chunk[];
   readonly #owned: DisposableStack = new DisposableStack();
@@ -147,6 +156,8 @@ export class Prompt implements Disposable {
     }
     const { queries: q, keys: kv } = sizes;
     const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
+    const activations = plan.kv === "f32" ? "f32" : plan.activations;
+    this.joint = activations === "bf16";
     this.past = past;
     this.slot = slot;
     try {
@@ -157,8 +168,9 @@ export class Prompt implements Disposable {
       this.kv = keep(new PromptRows(device, plan.kv, tokens, chunk, 2 * kv));
       this.keys = this.kv.all.columns(0, kv);
       this.values = this.kv.all.columns(kv, kv);
-      const make = (dtype: "f32" | "i32", ...shape: number[]) => keep(Tensor.empty(device, dtype, shape));
-      const queries = make("f32", chunk, q), own = layerRows(make, sizes, chunk);
+      const make = (dtype: "f32" | "bf16" | "i32", ...shape: number[]) => keep(Tensor.empty(device, dtype, shape));
+      const qkv = this.joint ? make("f32", chunk, q + 2 * kv) : null;
+      const queries = qkv?.columns(0, q) ?? make("f32", chunk, q), own = layerRows(make, sizes, chunk, activations);
       this.chunks = Array.from({ length: Math.ceil(tokens / chunk) }, (_, i): Chunk => {
         const first = i * chunk, rows = Math.min(chunk, tokens - first), kvRows = this.kv.at(first, rows);
         return {
@@ -171,6 +183,7 @@ export class Prompt implements Disposable {
           kv: kvRows,
           keys: kvRows.columns(0, kv),
           values: kvRows.columns(kv, kv),
+          qkv,
           queries,
           ...own,
         };

@@ -47,13 +47,13 @@ export interface ExpertRows {
 
 /** Rows that pass through a layer together, but for their residual stream. */
 export interface LayerRows {
-  /** Output of attention, f32 [rows, heads * headDim]. */
+  /** Output of attention, f32, or bf16 in prompts whose plan says so, [rows, heads * headDim]. */
   readonly attention: Tensor;
-  /** Inner channels of the feed-forward part, f32 [rows, inner]. */
+  /** Inner channels of the feed-forward part, of the same type, [rows, inner]. */
   readonly gated: Tensor;
   /** A row beside the residual stream, f32 [rows, hidden]; one element where no layer needs it. */
   readonly beside: Tensor;
-  /** Memory for experts; null without. */
+  /** Memory for experts, whose products take f32 alone; null without. */
   readonly experts: ExpertRows | null;
 }
 
@@ -81,14 +81,19 @@ function expertSizes({ router, down }: FeedForwardPlan): RowSizes["experts"] {
 }
 
 /** Allocates a tensor of a shape; who gives it owns what it makes. */
-type Make = (dtype: "f32" | "i32", ...shape: number[]) => Tensor;
+type Make = (dtype: "f32" | "bf16" | "i32", ...shape: number[]) => Tensor;
 
-/** Allocates it for `rows` rows. */
-export function layerRows(make: Make, sizes: RowSizes, rows: number): LayerRows {
+/** Allocates it for `rows` rows; `activations` is the type of what products take from attention and gate. */
+export function layerRows(
+  make: Make,
+  sizes: RowSizes,
+  rows: number,
+  activations: "f32" | "bf16" = "f32",
+): LayerRows {
   const { experts, hidden, inner, queries } = sizes;
   return {
-    attention: make("f32", rows, queries),
-    gated: make("f32", rows, Math.max(1, inner)),
+    attention: make(activations, rows, queries),
+    gated: make(activations, rows, Math.max(1, inner)),
     beside: make("f32", rows, sizes.beside ? hidden : 1),
     experts: experts && expertRows(make, experts, hidden, rows),
   };

@@ -44,7 +44,7 @@ export class Step implements Disposable {
   /** Allocates memory for `rows` rows of a model of these sizes. */
   constructor(device: Device, sizes: RowSizes, rows: number) {
     const { queries: q, keys: kv } = sizes;
-    const make = (dtype: "f32" | "i32", ...shape: number[]): Tensor =>
+    const make = (dtype: "f32" | "bf16" | "i32", ...shape: number[]): Tensor =>
       this.#owned.use(Tensor.zeros(device, dtype, shape));
     this.rows = rows;
     try {

@@ -80,7 +80,7 @@ export interface AttentionPrefillOptions {
  * tokens that are. Query row r is fresh token first + r and sees fresh tokens 0 to first + r and all past ones. out and q
  * f32 [rows, heads, headDim], keys and values both f32 or both bf16 [first + rows or more, kvHeads, headDim]. Rows of bf16
  * begin at multiples of 16 bytes and are read where they are; CUDA rounds f32 rows to bf16, all of them on every call.
- * A row's bits don't depend on the rows beside it, so a prompt may be cut into calls anywhere. On cards of compute capability
+ * Beside bf16 keys and values out may be bf16 on CUDA: the f32 results rounded. A row's bits don't depend on the rows beside it, so a prompt may be cut into calls anywhere. On cards of compute capability
  * 9.0 a kernel of their own does it, where q begins at a multiple of 16 bytes and `qStride` is a multiple of 4; then
  * `device.info.instructions` has "prompts by wgmma". VECINFER_WGMMA=off in the environment leaves it out.
  */
@@ -110,7 +110,8 @@ export function attentionPrefill(
   } else if (past > 0) {
     throw mismatch(op, "layer", `a KvLayer with the ${past} past tokens`, "none");
   }
-  expectRows(op, "out", out, device, "f32", rows, heads * headDim);
+  const outDtype = out.dtype === "bf16" ? "bf16" : "f32";
+  expectRows(op, "out", out, device, outDtype, rows, heads * headDim);
   expectStrided(op, "q", q, device, rows, heads * headDim, qStride);
   const dtype = keys.dtype === "bf16" ? "bf16" : "f32";
   expectStrided(op, "keys", keys, device, first + rows, kvHeads * headDim, kvStride, dtype);
@@ -133,6 +134,7 @@ export function attentionPrefill(
     qStride,
     kvStride,
     dtypes[dtype].code,
+    dtypes[outDtype].code,
   );
   if (status !== 0) device.check("vi_attention_prefill", status);
 }

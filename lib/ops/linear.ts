@@ -31,6 +31,9 @@ const outputs: Readonly<Record<LinearOutput, number>> = {
  * Products of x with weights: x weight^T + bias, x perhaps normed before. out f32 [rows, outFeatures] or, for output
  * "silu", [rows, outFeatures / 2]; x f32 [rows, inFeatures]; weight bf16 or packed [outFeatures, inFeatures].
  *
+ * On CUDA x may be bf16 where there is no norm, and out where the output is not "sum": so the products of a prompt pass on what
+ * they round anyway. Any number of rows is then rounded as many are: x, the products before a gate, and out.
+ *
  * With packed weights a library may round x: the CPU library keeps 8 bits for each 32 values of a row, within 1/254 of
  * the largest of them.
  */
@@ -40,8 +43,9 @@ export function linear(out: Tensor, x: Tensor, weight: Tensor, options: LinearOp
   expectInteger("linear", "rows", rows);
   if (!Object.hasOwn(outputs, output)) throw mismatch("linear", "output", `one of ${Object.keys(outputs)}`, output);
   expectNumber("linear", "epsilon", epsilon);
-  expectRows("linear", "out", out, device, "f32", rows, output === "silu" ? length / 2 : length);
-  expectRows("linear", "x", x, device, "f32", rows, width);
+  const outDtype = out.dtype === "bf16" ? "bf16" : "f32", xDtype = x.dtype === "bf16" ? "bf16" : "f32";
+  expectRows("linear", "out", out, device, outDtype, rows, output === "silu" ? length / 2 : length);
+  expectRows("linear", "x", x, device, xDtype, rows, width);
   expectRows("linear", "weight", weight, device, isPacked(weight.dtype) ? weight.dtype : "bf16", length, width);
   if (bias) expectSize("linear", "bias", bias, device, "bf16", length);
   if (norm) expectSize("linear", "norm", norm, device, "f32", width);
@@ -55,6 +59,8 @@ export function linear(out: Tensor, x: Tensor, weight: Tensor, options: LinearOp
     epsilon,
     dtypes[weight.dtype].code,
     outputs[output],
+    dtypes[xDtype].code,
+    dtypes[outDtype].code,
     rows,
     length,
     width,

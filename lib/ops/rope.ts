@@ -1,6 +1,14 @@
 /** Rotary position embedding (arXiv 2104.09864). @module */
 import type { Tensor } from "../tensor.ts";
-import { expectInteger, expectNumber, expectRows, expectSize, expectStrided, type StrideOptions } from "./check.ts";
+import {
+  expectInteger,
+  expectNumber,
+  expectRows,
+  expectSize,
+  expectStrided,
+  optional,
+  type StrideOptions,
+} from "./check.ts";
 
 /** Options of {@linkcode rope}. */
 export interface RopeOptions extends StrideOptions {
@@ -47,4 +55,60 @@ export function rope(x: Tensor, positions: Tensor, frequencies: Tensor, options:
     stride,
   );
   if (status !== 0) device.check("vi_rope", status);
+}
+
+/**
+ * {@linkcode rope} of queries, in place, and of keys, then those keys and the values as bf16: what a prompt does between its
+ * products and its attention, in one pass. queries f32 [rows, heads, headDim], keys and values f32 [rows, kvHeads, headDim], all of
+ * one row stride, by default that of `queries`; to.keys and to.values bf16 [rows, kvHeads, headDim] of another. keys are not changed.
+ * Without frequencies nothing is rotated; then `headDim` is to be given.
+ */
+export function ropeRound(
+  queries: Tensor,
+  keys: Tensor,
+  values: Tensor,
+  to: { readonly keys: Tensor; readonly values: Tensor },
+  positions: Tensor,
+  frequencies: Tensor | null,
+  options: Omit<RopeOptions, "heads"> = {},
+): void {
+  const op = "ropeRound", { device } = queries, { rows = queries.length, stride = queries.stride } = options;
+  const { headDim = 2 * (frequencies?.size ?? 0), interleaved = false, factor = 1 } = options;
+  const { rotaryDim = headDim } = options, turned = frequencies === null ? 0 : rotaryDim, outStride = to.keys.stride;
+  expectInteger(op, "rows", rows);
+  expectInteger(op, "headDim", headDim, 1);
+  const heads = queries.width / headDim, kvHeads = keys.width / headDim;
+  expectInteger(op, "heads", heads, 1);
+  expectInteger(op, "kvHeads", kvHeads, 1);
+  expectNumber(op, "factor", factor);
+  expectStrided(op, "queries", queries, device, rows, queries.width, stride);
+  expectStrided(op, "keys", keys, device, rows, keys.width, stride);
+  expectStrided(op, "values", values, device, rows, keys.width, stride);
+  expectStrided(op, "to.keys", to.keys, device, rows, keys.width, outStride, "bf16");
+  expectStrided(op, "to.values", to.values, device, rows, keys.width, outStride, "bf16");
+  expectRows(op, "positions", positions, device, "i32", rows, 1);
+  if (frequencies !== null) {
+    expectInteger(op, "rotaryDim", rotaryDim, 2, headDim);
+    expectSize(op, "frequencies", frequencies, device, "f32", rotaryDim / 2);
+  }
+  const status = device.native.vi_rope_round(
+    device.context,
+    queries.pointer,
+    keys.pointer,
+    values.pointer,
+    to.keys.pointer,
+    to.values.pointer,
+    positions.pointer,
+    optional(frequencies),
+    factor,
+    rows,
+    heads,
+    kvHeads,
+    headDim,
+    turned,
+    interleaved ? 1 : 0,
+    stride,
+    outStride,
+  );
+  if (status !== 0) device.check("vi_rope_round", status);
 }

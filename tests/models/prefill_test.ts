@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { fileURLToPath } from "node:url";
 import { EMBEDDED_MODEL, openModel, Tokenizer } from "../../mod.ts";
 import { loadCalibration, readText } from "../../lib/calibration/mod.ts";
-import { type Device, KvCache, kvConfig, type PrefillPlan, Tensor } from "../../lib/ops/mod.ts";
+import { type Device, KvCache, kvConfig, type PrefillPlan, Tensor, VecInferError } from "../../lib/ops/mod.ts";
 import { testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";
 
@@ -73,6 +73,24 @@ testOnDevices(`keys, values and residual stream in bf16 stay close to f32, seed 
     });
   }
 });
+
+testOnDevices(
+  `activations in bf16 stay close to f32 on CUDA and are refused on the CPU, seed ${seed}`,
+  async (device) => {
+    using prompts = await reader(device);
+    const plan = { kv: "bf16", residual: "f32", rows: 128, activations: "bf16" } as const;
+    if (device.name === "cpu") {
+      assertThrows(() => prompts.read(plan), VecInferError, "f32 alone");
+      return;
+    }
+    const exact = prompts.read({ ...plan, activations: "f32" }), again = prompts.read(plan);
+    prompts.read(plan).forEach((part, i) => {
+      const error = difference(part, exact[i]), name = `part ${i}: relative difference ${error}`;
+      assert(error > 0 && error <= (i < 2 ? 2e-2 : 5e-2), name);
+      assertEquals(part, again[i], `part ${i} the second time`);
+    });
+  },
+);
 
 testOnDevices("a prompt's memory is freed, and a plan of no rows refused", async (device) => {
   using model = await openModel(device, folder);

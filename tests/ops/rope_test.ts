@@ -1,12 +1,12 @@
-import { assertThrows } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
 import { ropeFrequencies } from "../../lib/models/rope.ts";
-import { rope, type RopeOptions } from "../../lib/ops/ops.ts";
+import { rope, type RopeOptions, ropeRound } from "../../lib/ops/ops.ts";
 import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";
-import { rope as reference } from "../support/reference.ts";
+import { bf16, rope as reference } from "../support/reference.ts";
 
 const seed = Date.now() & 0xffff;
 
@@ -74,6 +74,60 @@ function rotated(
   });
   return out;
 }
+
+/** The number that bits of a bf16 mean. */
+function fromBits(bits: number): number {
+  return new Float32Array(Uint32Array.of(bits * 65536).buffer)[0];
+}
+
+testOnDevices(`ropeRound turns as rope does and rounds keys and values, seed ${seed}`, (device) => {
+  const random = new Random(seed + 2);
+  const shapes: [number, number, number, RopeOptions & { headDim: number }][] = [
+    [1, 1, 1, { headDim: 2 }],
+    [70, 9, 3, { headDim: 64 }],
+    [33, 8, 8, { headDim: 128 }],
+    [20, 6, 2, { headDim: 128, rotaryDim: 96, factor: Math.fround(1.19) }],
+    [9, 4, 2, { headDim: 80, rotaryDim: 40, interleaved: true }],
+    [5, 3, 1, { headDim: 7, rotaryDim: 0 }],
+  ];
+  for (const [rows, heads, kvHeads, turn] of shapes) {
+    const { headDim, rotaryDim = headDim } = turn;
+    const q = heads * headDim, kv = kvHeads * headDim, stride = q + 2 * kv + 3, values = random.normals(rows * stride);
+    using x = Tensor.from(device, values, [rows, stride]);
+    using wanted = Tensor.from(device, values, [rows, stride]);
+    using positions = Tensor.from(device, random.integers(rows, 0, 131072));
+    using table = rotaryDim > 0 ? Tensor.from(device, ropeFrequencies({ headDim: rotaryDim, ropeTheta: 10000 })) : null;
+    using out = Tensor.zeros(device, "bf16", [rows, 2 * kv + 1]);
+    const to = { keys: out.columns(0, kv), values: out.columns(kv, kv) };
+    const columns = [x.columns(0, q), x.columns(q, kv), x.columns(q + kv, kv)];
+    ropeRound(columns[0], columns[1], columns[2], to, positions, table, turn);
+    if (table) rope(wanted, positions, table, { ...turn, heads: heads + kvHeads });
+    const turned = wanted.read<Float32Array>(), found = x.read<Float32Array>(), rounded = out.read<Uint16Array>();
+    for (let r = 0; r < rows; r++) {
+      const at = r * stride, row = turned.subarray(at, at + stride);
+      assertAllClose(found.subarray(at, at + q), row.subarray(0, q), { absolute: 1e-6 }, `queries of row ${r}`);
+      assertEquals(found.subarray(at + q, at + stride), values.subarray(at + q, at + stride), `what row ${r} keeps`);
+      const kept = Array.from(rounded.subarray(r * (2 * kv + 1), r * (2 * kv + 1) + 2 * kv), fromBits);
+      assertAllClose(
+        kept,
+        row.subarray(q, q + 2 * kv),
+        { absolute: 1e-5, relative: 1 / 200 },
+        `keys and values of row ${r}`,
+      );
+      assertEquals(kept.slice(kv), Array.from(row.subarray(q + kv, q + 2 * kv), bf16), `values of row ${r}`);
+    }
+    assertThrows(
+      () => ropeRound(columns[0], columns[1], positions, to, positions, table, turn),
+      VecInferError,
+      "ropeRound: values",
+    );
+    assertThrows(
+      () => ropeRound(columns[0], columns[1], columns[2], { ...to, values: x }, positions, table, turn),
+      VecInferError,
+      "to.values",
+    );
+  }
+});
 
 testOnDevices("rope names what it refuses", (device) => {
   using x = Tensor.zeros(device, "f32", [2, 128]);
