@@ -2,6 +2,7 @@
 // address may be NULL. What one library alone can't do, it refuses itself, after these.
 #pragma once
 #include "context.h"
+#include <cmath>
 
 constexpr int event_count = 64;
 constexpr int packed_inputs = 32; // of a block of VI_Q8_0, VI_Q4_0, VI_Q4_1
@@ -78,7 +79,7 @@ inline int32_t check_embedding(Context* context, const char* name, const float* 
     return VI_OK;
 }
 
-inline int32_t check_rmsnorm(Context* context, const char* name, const float* out, const float* x, const vi_bf16* weight, float epsilon, int32_t rows,
+inline int32_t check_rmsnorm(Context* context, const char* name, const float* out, const float* x, const float* weight, float epsilon, int32_t rows,
                              int32_t width) {
     VI_AT_LEAST(context, name, rows, 0);
     VI_AT_LEAST(context, name, width, 1);
@@ -87,6 +88,41 @@ inline int32_t check_rmsnorm(Context* context, const char* name, const float* ou
     VI_POINTER(context, name, out);
     VI_POINTER(context, name, x);
     VI_POINTER(context, name, weight);
+    return VI_OK;
+}
+
+inline int32_t check_head_norm(Context* context, const char* name, const float* x, const float* weight, float epsilon, int32_t rows, int32_t heads,
+                               int32_t head_dim, int32_t stride) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, heads, 1);
+    VI_WITHIN(context, name, head_dim, 1, 16384);
+    VI_REQUIRE(context, int64_t(heads) * head_dim <= stride, "%s: stride is %d, less than heads (%d) * head_dim (%d)", name, stride, heads, head_dim);
+    VI_REQUIRE(context, epsilon >= 0, "%s: epsilon is %g, not at least 0", name, epsilon);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, x);
+    VI_POINTER(context, name, weight);
+    return VI_OK;
+}
+
+inline int32_t check_add(Context* context, const char* name, const float* residual, const float* x, float epsilon, float factor, int32_t rows, int32_t width) {
+    VI_AT_LEAST(context, name, rows, 0);
+    VI_AT_LEAST(context, name, width, 1);
+    VI_REQUIRE(context, epsilon >= 0, "%s: epsilon is %g, not at least 0", name, epsilon);
+    VI_REQUIRE(context, std::isfinite(factor), "%s: factor is %g, not a finite number", name, factor);
+    if (rows == 0) return VI_OK;
+    VI_POINTER(context, name, residual);
+    VI_POINTER(context, name, x);
+    const uintptr_t to = reinterpret_cast<uintptr_t>(residual), from = reinterpret_cast<uintptr_t>(x), bytes = uintptr_t(rows) * width * sizeof(float);
+    VI_REQUIRE(context, to + bytes <= from || from + bytes <= to, "%s: residual and x overlap", name);
+    return VI_OK;
+}
+
+inline int32_t check_scale(Context* context, const char* name, const float* x, float factor, float cap, int64_t count) {
+    VI_AT_LEAST(context, name, count, 0);
+    VI_REQUIRE(context, std::isfinite(factor), "%s: factor is %g, not a finite number", name, factor);
+    VI_REQUIRE(context, cap >= 0 && std::isfinite(cap), "%s: cap is %g, not a finite number from 0 on", name, cap);
+    if (count == 0) return VI_OK;
+    VI_POINTER(context, name, x);
     return VI_OK;
 }
 
@@ -118,11 +154,14 @@ inline int32_t check_pack(Context* context, const char* name, const void* out, c
     return VI_OK;
 }
 
-inline int32_t check_rope(Context* context, const char* name, const float* x, const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads,
-                          int32_t head_dim, int32_t stride) {
+inline int32_t check_rope(Context* context, const char* name, const float* x, const int32_t* positions, const float* frequencies, float factor, int32_t rows,
+                          int32_t heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride) {
     VI_AT_LEAST(context, name, rows, 0);
     VI_AT_LEAST(context, name, heads, 1);
-    VI_REQUIRE(context, head_dim >= 2 && head_dim % 2 == 0, "%s: head_dim is %d, not even and at least 2", name, head_dim);
+    VI_REQUIRE(context, rotary_dim >= 2 && rotary_dim % 2 == 0, "%s: rotary_dim is %d, not even and at least 2", name, rotary_dim);
+    VI_REQUIRE(context, rotary_dim <= head_dim, "%s: rotary_dim is %d, more than head_dim (%d)", name, rotary_dim, head_dim);
+    VI_WITHIN(context, name, interleaved, 0, 1);
+    VI_REQUIRE(context, std::isfinite(factor), "%s: factor is %g, not a finite number", name, factor);
     VI_REQUIRE(context, int64_t(heads) * head_dim <= stride, "%s: stride is %d, less than heads (%d) * head_dim (%d)", name, stride, heads, head_dim);
     if (rows == 0) return VI_OK;
     VI_POINTER(context, name, x);
@@ -131,7 +170,9 @@ inline int32_t check_rope(Context* context, const char* name, const float* x, co
     return VI_OK;
 }
 
-inline int32_t check_silu_mul(Context* context, const char* name, const float* out, const float* gate_up, int32_t rows, int32_t width) {
+inline int32_t check_gate(Context* context, const char* name, const float* out, const float* gate_up, int32_t activation, int32_t rows, int32_t width) {
+    VI_REQUIRE(context, activation == VI_SILU || activation == VI_GELU || activation == VI_SWIGLU_CLAMPED,
+               "%s: activation is %d, not one of VI_SILU, VI_GELU, VI_SWIGLU_CLAMPED", name, activation);
     VI_AT_LEAST(context, name, rows, 0);
     VI_AT_LEAST(context, name, width, 1);
     if (rows == 0) return VI_OK;

@@ -116,7 +116,7 @@ template <int Rows> void tiles(const Linear& l, int row, int rows, int first, in
 
 } // namespace
 
-extern "C" int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const vi_bf16* norm,
+extern "C" int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const float* norm,
                              float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) VI_TRY {
     VI_OPEN(context);
     VI_CHECK(check_linear(context, __func__, out, x, weight, epsilon, format, output, rows, out_features, in_features));
@@ -134,7 +134,7 @@ extern "C" int32_t vi_linear(vi_context* context, float* out, const float* x, co
     }
     float* const gated = out;
     if (output == VI_OUTPUT_SILU) out = pairs;
-    const auto finish = [&] { return output == VI_OUTPUT_SILU ? vi_silu_mul(context, gated, pairs, rows, out_features / 2) : VI_OK; };
+    const auto finish = [&] { return output == VI_OUTPUT_SILU ? vi_gate(context, gated, pairs, VI_SILU, rows, out_features / 2) : VI_OK; };
     if (packed) {
         linear_packed(context, out, x, weight, bias, format, accumulate, rows, out_features, in_features, pairs + pairs_count);
         return finish();

@@ -138,8 +138,8 @@ int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* queries
     VI_OPEN(context);
     VI_CHECK(check_rope_quantize(context, __func__, shape_of(layer), queries, keys, values, slots, positions, frequencies, rows, heads, stride));
     if (rows == 0) return VI_OK;
-    VI_CHECK(vi_rope(context, queries, positions, frequencies, rows, heads, layer->head_dim, stride));
-    VI_CHECK(vi_rope(context, keys, positions, frequencies, rows, layer->kv_heads, layer->head_dim, stride));
+    VI_CHECK(vi_rope(context, queries, positions, frequencies, 1, rows, heads, layer->head_dim, layer->head_dim, 0, stride));
+    VI_CHECK(vi_rope(context, keys, positions, frequencies, 1, rows, layer->kv_heads, layer->head_dim, layer->head_dim, 0, stride));
     return vi_quantize(context, layer, keys, values, slots, positions, rows, stride);
 } VI_CATCH(context)
 

@@ -1,24 +1,7 @@
 // norm(x) = x / sqrt(mean(x^2) + epsilon) * weight (arXiv 1910.07467), after an optional residual sum.
 #include "simd.h"
-#include <cmath>
 
-namespace {
-
-float sum_of_squares(const float* x, int width) {
-    Vec squares = {};
-    int i = 0;
-    for (; i + kWidth <= width; i += kWidth) {
-        const Vec value = load(x + i);
-        squares += value * value;
-    }
-    float total = sum(squares);
-    for (; i < width; i++) total += x[i] * x[i];
-    return total;
-}
-
-} // namespace
-
-extern "C" int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight, float epsilon, int32_t rows,
+extern "C" int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const float* weight, float epsilon, int32_t rows,
                               int32_t width) VI_TRY {
     VI_OPEN(context);
     VI_CHECK(check_rmsnorm(context, __func__, out, x, weight, epsilon, rows, width));
@@ -32,9 +15,9 @@ extern "C" int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, 
             for (int i = 0; i < width; i++) to[i] += row[i];
             row = to;
         }
-        const float scale = 1 / std::sqrt(sum_of_squares(row, width) / static_cast<float>(width) + epsilon);
+        const float scale = norm_scale(row, width, epsilon);
         float* to = out + size_t(r) * width;
-        for (int i = 0; i < width; i++) to[i] = row[i] * scale * bf16_to_f32(weight[i]);
+        for (int i = 0; i < width; i++) to[i] = row[i] * scale * weight[i];
     }
     return VI_OK;
 } VI_CATCH(context)

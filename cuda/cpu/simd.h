@@ -81,3 +81,19 @@ inline float maximum(Vec x) {
         for (int i = 0; i < h; i++) part[i] = part[i] > part[i + h] ? part[i] : part[i + h];
     return part[0];
 }
+
+// sum_i x_i^2 in a fixed order.
+inline float sum_of_squares(const float* x, int width) {
+    Vec squares = {};
+    int i = 0;
+    for (; i + kWidth <= width; i += kWidth) {
+        const Vec value = load(x + i);
+        squares += value * value;
+    }
+    float total = sum(squares);
+    for (; i < width; i++) total += x[i] * x[i];
+    return total;
+}
+
+// The factor of RMSNorm: 1 / sqrt(mean(x^2) + epsilon).
+inline float norm_scale(const float* x, int width, float epsilon) { return 1 / std::sqrt(sum_of_squares(x, width) / static_cast<float>(width) + epsilon); }

@@ -11,7 +11,7 @@
  *    vi_synchronize, vi_copy_to_host and vi_event_elapsed wait.
  *
  * Arrays are row-major. `stride` is the distance between rows, in elements.  Shapes are written [outer, ..., inner].
- * Activations are f32, weights bf16, on both libraries.
+ * Activations and the weights of norms are f32, other weights bf16, on both libraries.
  *
  * The cache of one layer (VecInfer, arXiv 2510.06175, with attention sinks, a token scale and codebooks per KV head):
  *  - everything kept is in the transformed space: k~ = (k / smooth) H, v~ = v or v H, with H the orthonormal
@@ -63,6 +63,10 @@ typedef struct vi_graph vi_graph;
 #define VI_OUTPUT_SUM 1
 #define VI_OUTPUT_SILU 2
 #define VI_PACKED_ROWS 16
+
+#define VI_SILU 0 /* activations of vi_gate */
+#define VI_GELU 1
+#define VI_SWIGLU_CLAMPED 2
 
 #define VI_TRANSFORM_FORWARD 0 /* of keys and values, see vi_transform_create */
 #define VI_TRANSFORM_QUERY 1
@@ -126,28 +130,41 @@ VI_API int32_t vi_graph_destroy(vi_context* context, vi_graph* graph);
 /* out[r] = table[ids[r]]; out f32 [rows, width], table bf16 [vocabulary, width]. An id outside the vocabulary gives a row of NaN. */
 VI_API int32_t vi_embedding(vi_context* context, float* out, const int32_t* ids, const vi_bf16* table, int32_t rows, int32_t width, int32_t vocabulary);
 /* With residual (may be NULL): residual += x, out = norm(residual); without: out = norm(x).
- * norm(x) = x / sqrt(mean(x^2) + epsilon) * weight (arXiv 1910.07467). All [rows, width]; out may be x. */
-VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight, float epsilon, int32_t rows, int32_t width);
+ * norm(x) = x / sqrt(mean(x^2) + epsilon) * weight (arXiv 1910.07467). All [rows, width]; out may be x. Sums are f32: where that of x^2 passes its range, norm(x) is 0
+ * (NaN where x is infinite); a row that holds NaN becomes NaN. */
+VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const float* weight, float epsilon, int32_t rows, int32_t width);
+/* vi_rmsnorm's norm of each head of each row, in place: x [rows, heads, head_dim] with a row stride, weight [head_dim]. With one head that is the norm
+ * of a whole row. head_dim 1..16384. */
+VI_API int32_t vi_head_norm(vi_context* context, float* x, const float* weight, float epsilon, int32_t rows, int32_t heads, int32_t head_dim, int32_t stride);
+/* residual += factor * n; n = x, or where norm [width] is not NULL n = norm(x) as vi_rmsnorm has it. residual and x [rows, width], not overlapping. */
+VI_API int32_t vi_add(vi_context* context, float* residual, const float* x, const float* norm, float epsilon, float factor, int32_t rows, int32_t width);
+/* x[i] = c(factor * x[i]); c(y) = y where cap is 0, otherwise a soft cap, cap tanh(y / cap): an infinity becomes the cap, NaN stays NaN. cap >= 0. */
+VI_API int32_t vi_scale(vi_context* context, float* x, float factor, float cap, int64_t count);
 /* Products y[r, o] = sum_i n[r, i] weight[o, i] + bias[o]; x [rows, in_features], bias [out_features] or NULL.
  * n = x, or where norm [in_features] is not NULL n = x / sqrt(mean(x^2) + epsilon) * norm, as vi_rmsnorm. output says what becomes of them:
  *  - VI_OUTPUT_VALUES: out = y, out [rows, out_features];
  *  - VI_OUTPUT_SUM: out += y;
- *  - VI_OUTPUT_SILU: out[r, o] = silu(y[r, o]) * y[r, out_features / 2 + o], out [rows, out_features / 2], out_features even, as vi_silu_mul.
+ *  - VI_OUTPUT_SILU: out[r, o] = silu(y[r, o]) * y[r, out_features / 2 + o], out [rows, out_features / 2], out_features even, as vi_gate with VI_SILU.
  * format is the weight's: VI_BF16 [out_features, in_features], or VI_Q8_0, VI_Q4_0, VI_Q4_1 as vi_pack wrote it. out and x don't overlap.
  * A row's bits don't depend on the rows beside it (CUDA: among up to 8 rows). */
-VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const vi_bf16* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features);
+VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias, const float* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features);
 /* Brings rows of GGUF blocks to the order in which vi_linear reads them. blocks: out_features rows of in_features / 32 blocks without gaps, a block being
  * VI_Q8_0 { f16 d; int8 q[32] }, w[i] = d q[i]; VI_Q4_0 { f16 d; uint8 q[16] }, w[i] = d (q[i] % 16 - 8), w[i + 16] = d (q[i] / 16 - 8);
  * VI_Q4_1 { f16 d, m; uint8 q[16] }, w[i] = d (q[i] % 16) + m, w[i + 16] = d (q[i] / 16) + m.
  * out: panels of VI_PACKED_ROWS rows, each as many bytes as its blocks, one after the other, so that rows from a multiple of VI_PACKED_ROWS on are a weight
  * of their own; the last panel is filled up with zeros. The order inside a panel belongs to the library. in_features is a multiple of 32; out is not blocks. */
 VI_API int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features);
-/* Rotates in place (arXiv 2104.09864, halves convention): for i < head_dim/2, angle = positions[r] * frequencies[i],
- * (x_i, x_{i+head_dim/2}) <- (x_i cos - x_{i+h/2} sin, x_{i+h/2} cos + x_i sin). x [rows, heads, head_dim] with a row stride;
- * frequencies f32 [head_dim/2], already scaled (llama3) by the caller. Angles are reduced in double precision. */
-VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads, int32_t head_dim, int32_t stride);
-/* out[r, i] = silu(gate_up[r, i]) * gate_up[r, width + i], silu(x) = x / (1 + e^-x); gate_up [rows, 2 width], out [rows, width]. */
-VI_API int32_t vi_silu_mul(vi_context* context, float* out, const float* gate_up, int32_t rows, int32_t width);
+/* Rotates the first rotary_dim channels of each head in place (arXiv 2104.09864): for i < rotary_dim / 2, angle = positions[r] * frequencies[i] and the pair (a, b),
+ * which is channels i and i + rotary_dim / 2, or where interleaved is 1 channels 2 i and 2 i + 1: (a, b) <- factor * (a cos - b sin, b cos + a sin). The other
+ * channels stay as they are. x [rows, heads, head_dim] with a row stride; frequencies f32 [rotary_dim / 2], already scaled (llama3, YaRN, longrope) by the caller;
+ * factor: YaRN's and longrope's attention factor, 1 otherwise. Angles are reduced in double precision. rotary_dim is even, 2..head_dim. */
+VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride);
+/* out[r, i] = gate of g = gate_up[r, i] and u = gate_up[r, width + i]; gate_up [rows, 2 width], out [rows, width], sigmoid(x) = 1 / (1 + e^-x):
+ *  - VI_SILU: g sigmoid(g) u (arXiv 2002.05202);
+ *  - VI_GELU: GELU's approximation with tanh (arXiv 1606.08415) of g, times u: g/2 (1 + tanh(z)) = g sigmoid(2 z), z = sqrt(2 / pi) (g + 0.044715 g^3);
+ *  - VI_SWIGLU_CLAMPED (gpt-oss): g' = min(g, 7), u' = min(max(u, -7), 7): g' sigmoid(1.702 g') (u' + 1).
+ * A g so far below 0 that the sigmoid is under 2^-125, minus infinity included, counts as 0; NaN stays NaN. */
+VI_API int32_t vi_gate(vi_context* context, float* out, const float* gate_up, int32_t activation, int32_t rows, int32_t width);
 /* positions[r] += 1: lets a recorded decode step move on without the host. */
 VI_API int32_t vi_advance(vi_context* context, int32_t* positions, int32_t rows);
 
@@ -209,7 +226,7 @@ VI_API int32_t vi_kv_layer_destroy(vi_context* context, vi_kv_layer* layer);
  * Smooth, Hadamard, nearest codeword, token scale and the write into the page, in one pass. Rows with position < sinks go to the sinks too,
  * rows with position >= exact_from[slot] to the ring; rows of one call that share a slot must span at most `recent` such positions. */
 VI_API int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, const float* values, const int32_t* slots, const int32_t* positions, int32_t rows, int32_t stride);
-/* vi_rope of queries [rows, heads, head_dim], in place, and of keys, then vi_quantize of those keys and the values, in one pass: what a decode step does between its
+/* vi_rope (all channels, in halves, factor 1) of queries [rows, heads, head_dim], in place, and of keys, then vi_quantize of those keys and the values, in one pass: what a decode step does between its
  * products and its attention. queries, keys and values have one row stride; keys are not changed, or rotated in place, as the library likes. */
 VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* queries, float* keys, const float* values, const int32_t* slots, const int32_t* positions, const float* frequencies, int32_t rows, int32_t heads, int32_t stride);
 /* Reads positions first .. first + count - 1 of a slot back from the pages, transforms undone: keys and values f32 [count, kv_heads, head_dim]. */

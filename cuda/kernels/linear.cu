@@ -177,7 +177,7 @@ int32_t warps_a_tile(const vi_context* context, int32_t out_features) {
 } // namespace
 
 extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float* x, const void* weight, const vi_bf16* bias,
-    const vi_bf16* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) VI_TRY {
+    const float* norm, float epsilon, int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) VI_TRY {
     VI_OPEN(context);
     VI_CHECK(check_linear(context, __func__, out, x, weight, epsilon, format, output, rows, out_features, in_features));
     if (rows == 0) return VI_OK;
@@ -209,5 +209,5 @@ extern "C" VI_API int32_t vi_linear(vi_context* context, float* out, const float
         const int32_t status = linear_large(context, __func__, y, x, matrix, bias, norm, epsilon, output == VI_OUTPUT_SUM, rows, out_features, in_features, reserved);
         if (status != VI_OK) return status;
     }
-    return gate_apart ? vi_silu_mul(context, out, y, rows, out_features / 2) : VI_OK;
+    return gate_apart ? vi_gate(context, out, y, VI_SILU, rows, out_features / 2) : VI_OK;
 } VI_CATCH(context)

@@ -223,7 +223,7 @@ size_t linear_large_bytes(int32_t rows, int32_t in_features) {
     return cublas::workspace + static_cast<size_t>(rows_at_once(rows, in_features)) * in_features * 2;
 }
 
-int32_t linear_large(vi_context* context, const char* name, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, const vi_bf16* norm, float epsilon,
+int32_t linear_large(vi_context* context, const char* name, float* out, const float* x, const vi_bf16* weight, const vi_bf16* bias, const float* norm, float epsilon,
     bool accumulate, int32_t rows, int32_t out_features, int32_t in_features, size_t reserved) {
     vi_cublas& found = library(context);
     const int32_t most = rows_at_once(rows, in_features), last = rows % most;

@@ -225,7 +225,7 @@ int32_t grid(const vi_context* context, int64_t count) {
 
 } // namespace
 
-int32_t linear_packed(vi_context* context, const char* name, float* out, const float* x, const void* weight, const vi_bf16* bias, const vi_bf16* norm, float epsilon,
+int32_t linear_packed(vi_context* context, const char* name, float* out, const float* x, const void* weight, const vi_bf16* bias, const float* norm, float epsilon,
     int32_t format, int32_t output, int32_t rows, int32_t out_features, int32_t in_features) {
     VI_REQUIRE(context, aligned_16(weight), "%s: weight is not aligned to 16 bytes", name);
     const bool pairs = output == VI_OUTPUT_SILU, many = rows > 8, accumulate = output == VI_OUTPUT_SUM;
@@ -261,7 +261,7 @@ int32_t linear_packed(vi_context* context, const char* name, float* out, const f
                 packed, bias, accumulate, rows, out_features, in_features);
         }));
     }
-    return pairs ? vi_silu_mul(context, out, y, rows, out_features / 2) : VI_OK;
+    return pairs ? vi_gate(context, out, y, VI_SILU, rows, out_features / 2) : VI_OK;
 }
 
 extern "C" VI_API int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32_t format, int32_t out_features, int32_t in_features) VI_TRY {

@@ -14,7 +14,7 @@ __device__ inline void store(vi_bf16* out, float x) { *out = f32_to_bf16(x); }
 
 // One block a row; the second pass finds the row in L1. Each thread reads only what it wrote itself, so that out may be x.
 template <bool VECTOR, class Out>
-__global__ void rmsnorm_kernel(Out* out, float* residual, const float* x, const vi_bf16* __restrict__ weight, float epsilon, int32_t width) {
+__global__ void rmsnorm_kernel(Out* out, float* residual, const float* x, const float* __restrict__ weight, float epsilon, int32_t width) {
     __shared__ float shared[32];
     wait_for_previous();
     let_next_start();
@@ -43,18 +43,16 @@ __global__ void rmsnorm_kernel(Out* out, float* residual, const float* x, const 
     if constexpr (VECTOR) {
         for (int32_t i = threadIdx.x; i < width / 4; i += blockDim.x) {
             const float4 value = reinterpret_cast<const float4*>(normed)[i];
-            const uint2 packed = reinterpret_cast<const uint2*>(weight)[i];
-            store(out + start + 4 * i,
-                  make_float4(value.x * scale * __uint_as_float(packed.x << 16), value.y * scale * __uint_as_float(packed.x & 0xffff0000u),
-                              value.z * scale * __uint_as_float(packed.y << 16), value.w * scale * __uint_as_float(packed.y & 0xffff0000u)));
+            const float4 factor = reinterpret_cast<const float4*>(weight)[i];
+            store(out + start + 4 * i, make_float4(value.x * scale * factor.x, value.y * scale * factor.y, value.z * scale * factor.z, value.w * scale * factor.w));
         }
     } else {
-        for (int32_t i = threadIdx.x; i < width; i += blockDim.x) store(out + start + i, normed[i] * scale * bf16_to_f32(weight[i]));
+        for (int32_t i = threadIdx.x; i < width; i += blockDim.x) store(out + start + i, normed[i] * scale * weight[i]);
     }
 }
 
 template <class Out>
-cudaError_t launch(vi_context* context, Out* out, float* residual, const float* x, const vi_bf16* weight, float epsilon, int32_t rows, int32_t width) {
+cudaError_t launch(vi_context* context, Out* out, float* residual, const float* x, const float* weight, float epsilon, int32_t rows, int32_t width) {
     const bool vector = width % 4 == 0 && aligned_16(out) && aligned_16(x) && aligned_16(weight) && aligned_16(residual);
     const int32_t items = vector ? width / 4 : width;
     const int32_t threads = std::min(1024, ceil_div(items, 32) * 32);
@@ -63,12 +61,12 @@ cudaError_t launch(vi_context* context, Out* out, float* residual, const float* 
 
 } // namespace
 
-int32_t rmsnorm_rounded(vi_context* context, const char* name, vi_bf16* out, const float* x, const vi_bf16* weight, float epsilon, int32_t rows, int32_t width) {
+int32_t rmsnorm_rounded(vi_context* context, const char* name, vi_bf16* out, const float* x, const float* weight, float epsilon, int32_t rows, int32_t width) {
     VI_CUDA(context, name, launch(context, out, nullptr, x, weight, epsilon, rows, width));
     return VI_OK;
 }
 
-extern "C" VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const vi_bf16* weight,
+extern "C" VI_API int32_t vi_rmsnorm(vi_context* context, float* out, float* residual, const float* x, const float* weight,
     float epsilon, int32_t rows, int32_t width) VI_TRY {
     VI_OPEN(context);
     VI_CHECK(check_rmsnorm(context, __func__, out, x, weight, epsilon, rows, width));

@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "e21c7edb6a0a78a80cbc83a97f56e5660bf697ac7e403e416a866a2065685566";
+export const ABI_HASH = "5ab4bb9036dd790757cc0a0bf75c8e3c9ed8e591c387e27e8736f7e5cdd4e593";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -45,6 +45,12 @@ export const VI_OUTPUT_SUM = 1;
 export const VI_OUTPUT_SILU = 2;
 /** `VI_PACKED_ROWS` of vecinfer.h. */
 export const VI_PACKED_ROWS = 16;
+/** activations of vi_gate */
+export const VI_SILU = 0;
+/** `VI_GELU` of vecinfer.h. */
+export const VI_GELU = 1;
+/** `VI_SWIGLU_CLAMPED` of vecinfer.h. */
+export const VI_SWIGLU_CLAMPED = 2;
 /** of keys and values, see vi_transform_create */
 export const VI_TRANSFORM_FORWARD = 0;
 /** `VI_TRANSFORM_QUERY` of vecinfer.h. */
@@ -82,6 +88,9 @@ export const symbols = {
   vi_graph_destroy: ["pointer", "pointer"],
   vi_embedding: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_rmsnorm: ["pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32"],
+  vi_head_norm: ["pointer", "pointer", "pointer", "f32", "i32", "i32", "i32", "i32"],
+  vi_add: ["pointer", "pointer", "pointer", "pointer", "f32", "f32", "i32", "i32"],
+  vi_scale: ["pointer", "pointer", "f32", "f32", "i64"],
   vi_linear: [
     "pointer",
     "pointer",
@@ -97,8 +106,8 @@ export const symbols = {
     "i32",
   ],
   vi_pack: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
-  vi_rope: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],
-  vi_silu_mul: ["pointer", "pointer", "pointer", "i32", "i32"],
+  vi_rope: ["pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32", "i32", "i32", "i32", "i32"],
+  vi_gate: ["pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_advance: ["pointer", "pointer", "i32"],
   vi_codebook_assign: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
   vi_kmeans_start: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32", "i32"],

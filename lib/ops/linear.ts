@@ -5,7 +5,7 @@ import { expectInteger, expectNumber, expectRows, expectSize, mismatch, optional
 
 /**
  * What becomes of the products y: "values", out = y; "sum", out += y; "silu", out = silu(gate) * up with y = [gate, up],
- * as {@linkcode siluMul}.
+ * as {@linkcode gate}.
  */
 export type LinearOutput = "values" | "sum" | "silu";
 
@@ -13,7 +13,7 @@ export type LinearOutput = "values" | "sum" | "silu";
 export interface LinearOptions extends RowsOptions {
   /** bf16 [outFeatures]. */
   readonly bias?: Tensor | null;
-  /** bf16 [inFeatures]: multiplies with x / sqrt(mean(x^2) + epsilon) * norm in place of x, as {@linkcode rmsnorm}. */
+  /** f32 [inFeatures]: multiplies with x / sqrt(mean(x^2) + epsilon) * norm in place of x, as {@linkcode rmsnorm}. */
   readonly norm?: Tensor | null;
   /** Of the norm; 0 by default. */
   readonly epsilon?: number;
@@ -44,7 +44,7 @@ export function linear(out: Tensor, x: Tensor, weight: Tensor, options: LinearOp
   expectRows("linear", "x", x, device, "f32", rows, width);
   expectRows("linear", "weight", weight, device, isPacked(weight.dtype) ? weight.dtype : "bf16", length, width);
   if (bias) expectSize("linear", "bias", bias, device, "bf16", length);
-  if (norm) expectSize("linear", "norm", norm, device, "bf16", width);
+  if (norm) expectSize("linear", "norm", norm, device, "f32", width);
   const status = device.native.vi_linear(
     device.context,
     out.pointer,

@@ -6,12 +6,15 @@
  *
  * @module
  */
+export * from "./add.ts";
 export * from "./attention.ts";
 export * from "./channel.ts";
 export type { RowsOptions, StrideOptions } from "./check.ts";
 export * from "./codebook.ts";
 export * from "./convert.ts";
 export * from "./embedding.ts";
+export * from "./gate.ts";
+export * from "./head_norm.ts";
 export { KvLayer, type KvLayerOptions, PAGE_TOKENS, type RopeQuantizeOptions } from "./kv_layer.ts";
 export * from "./linear.ts";
 export * from "./pack.ts";
@@ -21,5 +24,5 @@ export * from "./random.ts";
 export * from "./rmsnorm.ts";
 export * from "./rope.ts";
 export * from "./sample.ts";
-export * from "./silu.ts";
+export * from "./scale.ts";
 export * from "./transform.ts";

@@ -10,7 +10,7 @@ export interface RmsnormOptions extends RowsOptions {
 
 /**
  * out = x / sqrt(mean(x^2) + epsilon) * weight a row (arXiv 1910.07467), or with a residual: residual += x and the same of
- * the residual. out and x f32 [rows, width], weight bf16 [width]. out may be x.
+ * the residual. out and x f32 [rows, width], weight f32 [width]. out may be x.
  */
 export function rmsnorm(out: Tensor, x: Tensor, weight: Tensor, epsilon: number, options: RmsnormOptions = {}): void {
   const { device } = out, { rows = x.length, residual } = options, { width } = x;
@@ -18,7 +18,7 @@ export function rmsnorm(out: Tensor, x: Tensor, weight: Tensor, epsilon: number,
   expectNumber("rmsnorm", "epsilon", epsilon);
   expectRows("rmsnorm", "out", out, device, "f32", rows, width);
   expectRows("rmsnorm", "x", x, device, "f32", rows, width);
-  expectSize("rmsnorm", "weight", weight, device, "bf16", width);
+  expectSize("rmsnorm", "weight", weight, device, "f32", width);
   if (residual) expectRows("rmsnorm", "residual", residual, device, "f32", rows, width);
   const status = device.native.vi_rmsnorm(
     device.context,

@@ -1,6 +1,6 @@
 /** Rotary position embedding (arXiv 2104.09864). @module */
 import type { Tensor } from "../tensor.ts";
-import { expectInteger, expectRows, expectSize, expectStrided, type StrideOptions } from "./check.ts";
+import { expectInteger, expectNumber, expectRows, expectSize, expectStrided, type StrideOptions } from "./check.ts";
 
 /** Options of {@linkcode rope}. */
 export interface RopeOptions extends StrideOptions {
@@ -8,31 +8,42 @@ export interface RopeOptions extends StrideOptions {
   readonly heads?: number;
   /** Channels of a head; by default twice the frequencies. */
   readonly headDim?: number;
+  /** Channels of a head that are rotated, the first ones; by default all. */
+  readonly rotaryDim?: number;
+  /** Whether channels 2 i and 2 i + 1 are a pair, and not i and i + rotaryDim / 2; by default not. */
+  readonly interleaved?: boolean;
+  /** Of the rotated channels, YaRN's and longrope's attention factor; 1 by default. */
+  readonly factor?: number;
 }
 
 /**
- * Rotates in place: for i < headDim / 2 and angle = positions[r] * frequencies[i], (x_i, x_{i + headDim/2}) becomes
- * (x_i cos - x_{i + headDim/2} sin, x_{i + headDim/2} cos + x_i sin). x f32 [rows, heads, headDim], positions i32 [rows],
- * frequencies f32 [headDim / 2].
+ * Rotates in place: for i < rotaryDim / 2 and angle = positions[r] * frequencies[i], a pair (a, b) of channels becomes
+ * factor * (a cos - b sin, b cos + a sin). The pair is (x_i, x_{i + rotaryDim/2}) or, interleaved, (x_{2 i}, x_{2 i + 1}); channels
+ * from rotaryDim on stay. x f32 [rows, heads, headDim], positions i32 [rows], frequencies f32 [rotaryDim / 2].
  */
 export function rope(x: Tensor, positions: Tensor, frequencies: Tensor, options: RopeOptions = {}): void {
   const { device } = x, { rows = x.length, stride = x.stride, headDim = 2 * frequencies.size } = options;
-  const { heads = x.width / headDim } = options;
+  const { heads = x.width / headDim, rotaryDim = headDim, interleaved = false, factor = 1 } = options;
   expectInteger("rope", "rows", rows);
   expectInteger("rope", "headDim", headDim, 2);
+  expectInteger("rope", "rotaryDim", rotaryDim, 2, headDim);
   expectInteger("rope", "heads", heads, 1);
+  expectNumber("rope", "factor", factor);
   expectStrided("rope", "x", x, device, rows, heads * headDim, stride);
   expectRows("rope", "positions", positions, device, "i32", rows, 1);
-  expectSize("rope", "frequencies", frequencies, device, "f32", headDim / 2);
+  expectSize("rope", "frequencies", frequencies, device, "f32", rotaryDim / 2);
   const { native, context } = device;
   const status = native.vi_rope(
     context,
     x.pointer,
     positions.pointer,
     frequencies.pointer,
+    factor,
     rows,
     heads,
     headDim,
+    rotaryDim,
+    interleaved ? 1 : 0,
     stride,
   );
   if (status !== 0) device.check("vi_rope", status);

@@ -167,7 +167,7 @@ test("gguf: packed products stay packed on the device", () =>
     const { embedding, head, layers: [{ qkv, output, gateUp, down, attentionNorm }] } = weights;
     const products = [qkv, output, gateUp, down].map(({ weight }) => weight);
     const dtypes = [embedding, head, ...products, attentionNorm].map(({ dtype }) => dtype);
-    assertEquals(dtypes, ["bf16", "q8_0", "q4_0", "q4_1", "q8_0", "bf16", "bf16"]);
+    assertEquals(dtypes, ["bf16", "q8_0", "q4_0", "q4_1", "q8_0", "bf16", "f32"]);
     assertEquals(qkv.weight.byteLength, (256 + 2 * 128) * 256 / 32 * 18);
   }));
 

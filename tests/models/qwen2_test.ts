@@ -152,7 +152,8 @@ test("qwen2: config.json is read as transformers 4 and 5 write it, and counted",
     [config.architecture, config.attentionBias, config.mlpBias, config.tieWordEmbeddings, config.ropeTheta],
     ["Qwen2ForCausalLM", true, false, true, 1e6],
   );
-  assertEquals(weightBytesOf(folder), 2 * parameterCount(config));
+  const norms = (2 * config.layers + 1) * config.hiddenSize; // f32
+  assertEquals(weightBytesOf(folder), 2 * (parameterCount(config) + norms));
   await withFolder((other) => {
     copyFileSync(join(folder, "config.transformers5.json"), join(other, "config.json"));
     assertEquals(readModelConfig(other), config);

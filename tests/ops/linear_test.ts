@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { VecInferError } from "../../lib/device.ts";
-import { linear, pack, rmsnorm, siluMul } from "../../lib/ops/ops.ts";
+import { gate, linear, pack, rmsnorm } from "../../lib/ops/ops.ts";
 import { PACKED_ROWS, Tensor } from "../../lib/tensor.ts";
 import { blockWeights, randomBlocks } from "../support/blocks.ts";
 import { assertAllClose } from "../support/close.ts";
@@ -45,16 +45,16 @@ testOnDevices("linear of normed rows, sums and gates, seed 4", (device) => {
     const matrix = random.normals(outFeatures * inFeatures, 1 / Math.sqrt(inFeatures)),
       offsets = random.normals(outFeatures);
     const scales = random.normals(inFeatures);
-    const roundedMatrix = allBf16(matrix), roundedScales = allBf16(scales), roundedOffsets = allBf16(offsets);
+    const roundedMatrix = allBf16(matrix), roundedOffsets = allBf16(offsets);
     using x = Tensor.from(device, values, [rows, inFeatures]);
     using weight = Tensor.from(device, matrix, [outFeatures, inFeatures], "bf16");
-    using weights = Tensor.from(device, scales, [inFeatures], "bf16");
+    using weights = Tensor.from(device, scales, [inFeatures]);
     using bias = Tensor.from(device, offsets, [outFeatures], "bf16");
     using out = Tensor.empty(device, "f32", [rows, outFeatures]);
     using gated = Tensor.empty(device, "f32", [rows, half]);
     for (const norm of [null, weights]) {
       const products = Array.from({ length: rows }, (_, r) => {
-        const own = row(values, r, inFeatures), y = norm ? normed(own, roundedScales, epsilon) : own;
+        const own = row(values, r, inFeatures), y = norm ? normed(own, scales, epsilon) : own;
         return Array.from(
           { length: outFeatures },
           (_, o) => dot(y, row(roundedMatrix, o, inFeatures)) + roundedOffsets[o],
@@ -68,7 +68,7 @@ testOnDevices("linear of normed rows, sums and gates, seed 4", (device) => {
       linear(out, x, weight, { norm, epsilon, bias, output: "sum" });
       assertAllClose(out.read(), products.flat().map((y, i) => before[i] + y), close, `${shape}, sums`);
       linear(gated, x, weight, { norm, epsilon, bias, output: "silu" });
-      const gates = products.map((y) => y.slice(0, half).map((gate, o) => silu(gate) * y[half + o])).flat();
+      const gates = products.map((y) => y.slice(0, half).map((g, o) => silu(g) * y[half + o])).flat();
       assertAllClose(gated.read(), gates, { ...close, absolute: 4 * close.absolute }, `${shape}, gated`);
     }
   }
@@ -78,7 +78,7 @@ testOnDevices("a row of linear has the same bits alone and among others, fused o
   const random = new Random(5), rows = 8, width = 264, outs = 78;
   using x = Tensor.from(device, random.normals(rows * width), [rows, width]);
   using weight = Tensor.from(device, random.normals(outs * width), [outs, width], "bf16");
-  using norm = Tensor.from(device, random.normals(width), [width], "bf16");
+  using norm = Tensor.from(device, random.normals(width));
   using prepared = Tensor.empty(device, "f32", [rows, width]);
   using pairs = Tensor.empty(device, "f32", [rows, outs]);
   rmsnorm(prepared, x, norm, 1e-5);
@@ -93,7 +93,7 @@ testOnDevices("a row of linear has the same bits alone and among others, fused o
       assertEquals([...alone.read()], row(all, r, own), `${output}, row ${r}`);
     }
     linear(output === "silu" ? pairs : out, prepared, weight);
-    if (output === "silu") siluMul(out, pairs);
+    if (output === "silu") gate(out, pairs);
     assertAllClose(out.read(), all, { absolute: 1e-4, relative: 1e-5 }, output);
   }
 });
@@ -150,12 +150,12 @@ for (const type of ["Q8_0", "Q4_0", "Q4_1"] as const) {
 testOnDevices("linear with packed weights of normed rows, gates, NaN and infinity, seed 7", (device) => {
   const random = new Random(7), rows = 5, width = 64, outs = 34;
   const blocks = randomBlocks(random, "Q8_0", width * outs), matrix = blockWeights("Q8_0", blocks);
-  const pairs = random.normals(rows * 2 * width), scales = allBf16(random.normals(width));
+  const pairs = random.normals(rows * 2 * width), scales = random.normals(width);
   using bytes = Tensor.from(device, blocks);
   using weight = Tensor.empty(device, "q8_0", [outs, width]);
   pack(weight, bytes);
   using x = Tensor.from(device, pairs, [2 * rows, width]);
-  using norm = Tensor.from(device, scales, [width], "bf16");
+  using norm = Tensor.from(device, scales);
   using out = Tensor.empty(device, "f32", [rows, outs]);
   const check = (name: string, y: (r: number) => number[]): void => {
     const found = out.read<Float32Array>();
@@ -202,8 +202,8 @@ testOnDevices("linear names what it refuses", (device) => {
     VecInferError,
     "linear: out: expected f32 [2, 2] or more rows",
   );
-  assertThrows(() => linear(out, x, weight, { norm: weight }), VecInferError, "linear: norm: expected bf16 of 8");
-  using norm = Tensor.zeros(device, "bf16", [8]);
+  assertThrows(() => linear(out, x, weight, { norm: weight }), VecInferError, "linear: norm: expected f32 of 8");
+  using norm = Tensor.zeros(device, "f32", [8]);
   assertThrows(() => linear(out, x, weight, { norm, epsilon: -1 }), VecInferError, "epsilon is -1");
   assertThrows(
     () => linear(out, x, weight, { output: "gelu" as never }),

@@ -5,7 +5,7 @@ import { Tensor } from "../../lib/tensor.ts";
 import { assertAllClose } from "../support/close.ts";
 import { testOnDevices } from "../support/device.ts";
 import { Random } from "../support/random.ts";
-import { allBf16, rmsnorm as reference, row } from "../support/reference.ts";
+import { rmsnorm as reference, row } from "../support/reference.ts";
 
 const close = { absolute: 1e-6, relative: 2e-6 };
 
@@ -17,9 +17,9 @@ testOnDevices("rmsnorm, with and without residual, in place, seed 2", (device) =
       before = random.normals(rows * width);
     const sum = values.map((value, i) => value + before[i]);
     const normed = (x: Float32Array) =>
-      Array.from({ length: rows }, (_, r) => reference(row(x, r, width), allBf16(factors), 1e-5)).flat();
+      Array.from({ length: rows }, (_, r) => reference(row(x, r, width), factors, 1e-5)).flat();
     using x = Tensor.from(device, values, [rows, width]);
-    using weight = Tensor.from(device, factors, [width], "bf16");
+    using weight = Tensor.from(device, factors, [width]);
     using residual = Tensor.from(device, before, [rows, width]);
     using out = Tensor.empty(device, "f32", [rows, width]);
     rmsnorm(out, x, weight, 1e-5);
@@ -34,28 +34,28 @@ testOnDevices("rmsnorm, with and without residual, in place, seed 2", (device) =
 
 testOnDevices("rmsnorm of zeros is zeros", (device) => {
   using x = Tensor.zeros(device, "f32", [2, 8]);
-  using weight = Tensor.from(device, new Float32Array(8).fill(1), [8], "bf16");
+  using weight = Tensor.from(device, new Float32Array(8).fill(1), [8]);
   rmsnorm(x, x, weight, 1e-5);
   assertEquals(Array.from(x.read()), new Array(16).fill(0));
 });
 
 testOnDevices("rmsnorm names what it refuses", (device) => {
   using x = Tensor.zeros(device, "f32", [2, 8]);
-  using weight = Tensor.zeros(device, "bf16", [8]);
-  using short = Tensor.zeros(device, "bf16", [7]);
+  using weight = Tensor.zeros(device, "f32", [8]);
+  using short = Tensor.zeros(device, "f32", [7]);
   using wide = Tensor.zeros(device, "f32", [2, 16]);
   assertThrows(
     () => rmsnorm(x, x, short, 1e-5),
     VecInferError,
-    "rmsnorm: weight: expected bf16 of 8 elements, found bf16 [7]",
+    "rmsnorm: weight: expected f32 of 8 elements, found f32 [7]",
   );
   assertThrows(() => rmsnorm(wide, x, weight, 1e-5), VecInferError, "rmsnorm: out: expected f32 [2, 8]");
   assertThrows(() => rmsnorm(x, wide.columns(0, 8), weight, 1e-5), VecInferError, "rows 16 elements apart");
   assertThrows(() => rmsnorm(x, x, weight, NaN), VecInferError, "rmsnorm: epsilon: expected a finite number");
   using other = Device.open({ device: "cpu" });
-  using foreign = Tensor.zeros(other, "bf16", [8]);
+  using foreign = Tensor.zeros(other, "f32", [8]);
   assertThrows(() => rmsnorm(x, x, foreign, 1e-5), VecInferError, "rmsnorm: weight: expected a tensor on the op's");
-  const gone = Tensor.zeros(device, "bf16", [8], "norm.weight");
+  const gone = Tensor.zeros(device, "f32", [8], "norm.weight");
   gone[Symbol.dispose]();
   const error = assertThrows(() => rmsnorm(x, x, gone, 1e-5), VecInferError, "norm.weight");
   assertEquals(error.code, "DISPOSED");

@@ -49,6 +49,15 @@ export function silu(x: number): number {
   return x / (1 + Math.exp(-x));
 }
 
+/** An activation of the op `gate`: of a gate g, times u. */
+export function gate(activation: "silu" | "gelu" | "swiglu clamped", g: number, u: number): number {
+  const sigmoid = (x: number, z: number) => x === -Infinity ? 0 : x / (1 + Math.exp(-z));
+  if (activation === "silu") return sigmoid(g, g) * u;
+  if (activation === "gelu") return sigmoid(g, 2 * Math.sqrt(2 / Math.PI) * (g + 0.044715 * g ** 3)) * u;
+  const most = Math.min(g, 7);
+  return sigmoid(most, 1.702 * most) * (Math.min(Math.max(u, -7), 7) + 1);
+}
+
 /** x H with H orthonormal: H_2n = (H_n H_n; H_n -H_n) / sqrt(2), H_1 = 1. */
 export function hadamard(x: ArrayLike<number>): number[] {
   if (x.length === 1) return [x[0]];

@@ -1,5 +1,5 @@
 /**
- * The weights of a decoder by its plan: in bf16, or packed where the file has them so, and joined where one product can do
+ * The weights of a decoder by its plan: in bf16, norms in f32, or packed where the file has them so, and joined where one product can do
  * the work of several (q, k, v; gate, up).
  *
  * @module
@@ -18,7 +18,7 @@ export interface Product<T = Tensor> {
   readonly bias?: T;
 }
 
-/** One layer's weights; norms are bf16 [hidden]. */
+/** One layer's weights; norms are f32 [hidden]. */
 export interface LayerWeights<T = Tensor> {
   /** Norm before attention. */
   readonly attentionNorm: T;
@@ -68,7 +68,7 @@ function build<T>(plan: ModelPlan, typeOf: TypeOf, make: (tensor: TensorPlan) =>
     const weight = tensor("matrix", typeOf(matrix), matrix);
     return { weight, bias: matrix.bias ? tensor("bias", "bf16", { parts: matrix.parts, width: 1 }) : undefined };
   };
-  const norm = (name: string): T => tensor("norm", "bf16", { parts: [[name, plan.embedding.width]], width: 1 });
+  const norm = (name: string): T => tensor("norm", "f32", { parts: [[name, plan.embedding.width]], width: 1 });
   // Rows are taken out of the embedding one by one, so that it is never packed.
   const embedding = tensor("matrix", "bf16", plan.embedding);
   const layers = plan.layers.map(({ attention, feedForward }): LayerWeights<T> => ({
@@ -89,7 +89,7 @@ export class DecoderWeights implements ModelWeights<Tensor>, Disposable {
   readonly embedding: Tensor;
   /** The layers, in order. */
   readonly layers: readonly LayerWeights[];
-  /** Norm before the head, bf16 [hidden]. */
+  /** Norm before the head, f32 [hidden]. */
   readonly norm: Tensor;
   /**
    * Output projection [vocabulary, hidden]. Where it is tied to the embedding: the embedding itself, or, of a file that has

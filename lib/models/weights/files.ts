@@ -4,7 +4,7 @@
  * @module
  */
 
-import { type DType, PACKED_ROWS, type PackedDType, Tensor } from "../../tensor.ts";
+import { type DType, isPacked, PACKED_ROWS, type PackedDType, Tensor } from "../../tensor.ts";
 import { convert, pack } from "../../ops/ops.ts";
 import { isGguf } from "../../weights/config.ts";
 import { Gguf } from "../../weights/gguf.ts";
@@ -43,27 +43,30 @@ function checkShape(path: string, name: string, shape: readonly number[], target
   }
 }
 
-/** Writes pieces of a tensor in file order, each `read` into a buffer, converting to bf16 on the device. */
+/** Numbers in a file, and as a tensor. */
+const numberTypes = { F32: "f32", F16: "f16", BF16: "bf16" } as const;
+
+/** Writes pieces of a tensor in file order, each `read` into a buffer, converting to the target's type on the device. */
 function fillNumbers(
   target: Tensor,
-  dtype: "F32" | "F16" | "BF16",
+  dtype: keyof typeof numberTypes,
   read: (offset: number, piece: Uint8Array) => void,
 ): void {
   const size = dtype === "F32" ? 4 : 2, byteLength = target.size * size, flat = target.view([target.size]);
   const buffer = new Uint8Array(Math.min(byteLength, READ_BYTES));
-  using staging = dtype === "BF16"
-    ? undefined
-    : Tensor.empty(target.device, dtype === "F32" ? "f32" : "f16", [buffer.byteLength / size]);
+  const type = numberTypes[dtype];
+  using staging = type === target.dtype ? undefined : Tensor.empty(target.device, type, [buffer.byteLength / size]);
   for (let offset = 0; offset < byteLength; offset += buffer.byteLength) {
     const piece = buffer.subarray(0, Math.min(buffer.byteLength, byteLength - offset)), count = piece.byteLength / size;
     read(offset, piece);
     const part = flat.rows(offset / size, count);
+    const numbers = dtype === "F32"
+      ? new Float32Array(piece.buffer, 0, count)
+      : new Uint16Array(piece.buffer, 0, count);
     if (staging) {
-      staging.write(
-        dtype === "F32" ? new Float32Array(piece.buffer, 0, count) : new Uint16Array(piece.buffer, 0, count),
-      );
+      staging.write(numbers);
       convert(part, staging.rows(0, count));
-    } else part.write(new Uint16Array(piece.buffer, 0, count));
+    } else part.write(numbers);
   }
 }
 
@@ -142,7 +145,7 @@ class GgufFile implements WeightFile {
     const most = Math.max(1, Math.floor(READ_BYTES / rowBytes / PACKED_ROWS)) * PACKED_ROWS,
       pieceRows = Math.min(most, rows);
     const buffer = new Uint8Array(pieceRows * rowBytes);
-    const numbers = keep === "bf16" ? new Float32Array(pieceRows * width) : undefined;
+    const numbers = !isPacked(keep) ? new Float32Array(pieceRows * width) : undefined;
     using staging = Tensor.empty(device, numbers ? "f32" : "u8", [pieceRows, numbers ? width : rowBytes]);
     for (let first = 0; first < rows; first += pieceRows) {
       const count = Math.min(pieceRows, rows - first), piece = buffer.subarray(0, count * rowBytes);
