@@ -17,8 +17,8 @@ TEST(unusable_context) {
     CHECK(other.error().find("99") != std::string::npos, "%s", other.error().c_str());
     float* address = nullptr;
     CHECK(other.vi_allocate(other.context, reinterpret_cast<uint8_t*>(&address), 4) == VI_NO_DEVICE, "an operation is accepted");
-    CHECK(other.vi_silu_mul(other.context, nullptr, nullptr, 1, 1) == VI_NO_DEVICE, "an operation is accepted");
-    CHECK(other.error().find("vi_silu_mul") != std::string::npos, "%s", other.error().c_str());
+    CHECK(other.vi_gate(other.context, nullptr, nullptr, VI_SILU, 1, 1) == VI_NO_DEVICE, "an operation is accepted");
+    CHECK(other.error().find("vi_gate") != std::string::npos, "%s", other.error().c_str());
     CHECK(other.vi_context_destroy(other.context) == VI_OK, "not destroyed");
 }
 
@@ -65,14 +65,14 @@ TEST(out_of_memory) {
     CHECK(after[0] == info[0], "memory is lost");
     // The context lives on.
     Array<float> out(t, 64), in(t, t.normal(128));
-    t.call(&Functions::vi_silu_mul, out, in, 1, 64);
+    t.call(&Functions::vi_gate, out, in, VI_SILU, 1, 64);
     t.close("out", out, 1e-6);
 }
 
 TEST(events) {
     Array<float> out(t, 4096), in(t, t.normal(8192));
     t.call(&Functions::vi_event_record, 3);
-    t.call(&Functions::vi_silu_mul, out, in, 1, 4096);
+    t.call(&Functions::vi_gate, out, in, VI_SILU, 1, 4096);
     t.call(&Functions::vi_event_record, 7);
     for (Library* library : {&t.cpu, &t.cuda}) {
         float milliseconds = -1;
@@ -90,14 +90,14 @@ namespace {
 struct Step {
     static constexpr int32_t width = 64, vocabulary = 300;
     int32_t rows;
-    Array<vi_bf16> table, norm, up, head, bias;
-    Array<float> x, residual, normed, gate, hidden, logits, settings, logprobs, frequencies;
+    Array<vi_bf16> table, up, head, bias;
+    Array<float> norm, scales, x, residual, normed, gate, hidden, logits, settings, logprobs, frequencies;
     Array<int32_t> ids, positions, seeds, counts;
 
     Step(Test& t, int32_t rows)
-        : rows(rows), table(t, t.normal_bf16(vocabulary * width)), norm(t, t.normal_bf16(width, 0.1f, 1)), up(t,
-            t.normal_bf16(4 * width * width, 0.1f)),
-          head(t, t.normal_bf16(vocabulary * 2 * width, 0.2f)), bias(t, t.normal_bf16(4 * width)), x(t, rows * width), residual(t,
+        : rows(rows), table(t, t.normal_bf16(vocabulary * width)), up(t, t.normal_bf16(4 * width * width, 0.1f)),
+          head(t, t.normal_bf16(vocabulary * 2 * width, 0.2f)), bias(t, t.normal_bf16(4 * width)), norm(t, t.normal(width, 0.1f, 1)),
+          scales(t, t.normal(32, 0.1f, 1)), x(t, rows * width), residual(t,
               std::vector<float>(rows * width, 0)),
           normed(t, rows * width), gate(t, rows * 4 * width), hidden(t, rows * 2 * width), logits(t, rows * vocabulary), settings(t,
               settings_of(rows)),
@@ -112,12 +112,16 @@ struct Step {
 
     void run(Test& t, Library& l) {
         const vi_bf16* no_bf16 = nullptr;
+        const float* no_norm = nullptr;
         t.call_one(l, &Functions::vi_embedding, x, ids, table, rows, width, vocabulary);
         t.call_one(l, &Functions::vi_rmsnorm, normed, residual, x, norm, 1e-5f, rows, width);
-        t.call_one(l, &Functions::vi_rope, normed, positions, frequencies, rows, 2, 32, width);
-        t.call_one(l, &Functions::vi_linear, gate, normed, up, bias, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, 4 * width, width);
-        t.call_one(l, &Functions::vi_silu_mul, hidden, gate, rows, 2 * width);
-        t.call_one(l, &Functions::vi_linear, logits, hidden, head, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, vocabulary, 2 * width);
+        t.call_one(l, &Functions::vi_head_norm, normed, scales, 1e-5f, rows, 2, 32, width);
+        t.call_one(l, &Functions::vi_rope, normed, positions, frequencies, 1.1f, rows, 2, 32, 24, 0, width);
+        t.call_one(l, &Functions::vi_add, normed, x, norm, 1e-5f, 0.5f, rows, width);
+        t.call_one(l, &Functions::vi_linear, gate, normed, up, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, 4 * width, width);
+        t.call_one(l, &Functions::vi_gate, hidden, gate, VI_GELU, rows, 2 * width);
+        t.call_one(l, &Functions::vi_linear, logits, hidden, head, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, vocabulary, 2 * width);
+        t.call_one(l, &Functions::vi_scale, logits, 0.5f, 30.0f, int64_t(rows) * vocabulary);
         t.call_one(l, &Functions::vi_sample, ids, logprobs, logits, counts, static_cast<const float*>(nullptr), settings, seeds,
             positions, rows, vocabulary);
         t.call_one(l, &Functions::vi_advance, positions, rows);

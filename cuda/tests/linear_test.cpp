@@ -5,6 +5,7 @@
 namespace {
 
 const vi_bf16* const no_bf16 = nullptr;
+const float* const no_norm = nullptr;
 
 // in_features that vectors of 8 fit and that they don't; outputs that tiles fit and that they don't.
 struct Shape {
@@ -25,9 +26,9 @@ TEST(linear_few_rows) {
             const size_t outs = shape.out_features, ins = shape.in_features;
             Array<float> x(t, t.normal(rows * ins)), out(t, rows * outs);
             Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
-            t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("with bias", out, 2e-6);
-            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("without bias", out, 2e-6);
         }
 }
@@ -41,7 +42,7 @@ TEST(linear_rows_are_equal) {
         std::vector<float> wanted;
         for (int32_t rows = 8; rows >= 1; --rows) {
             Array<float> x(t, std::vector<float>(values.begin(), values.begin() + rows * ins)), out(t, rows * outs);
-            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features,
+            t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features,
                 shape.in_features);
             const std::vector<float> found = out.read(t.cuda);
             if (rows == 8) wanted = found;
@@ -50,7 +51,7 @@ TEST(linear_rows_are_equal) {
         }
         // The last row alone.
         Array<float> x(t, std::vector<float>(values.end() - ins, values.end())), out(t, outs);
-        t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, 1, shape.out_features, shape.in_features);
+        t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, 1, shape.out_features, shape.in_features);
         const std::vector<float> found = out.read(t.cuda);
         CHECK(std::equal(found.begin(), found.end(), wanted.end() - outs), "row 7 alone differs, %d x %d", shape.out_features, shape.in_features);
     }
@@ -66,9 +67,9 @@ TEST(linear_many_rows) {
             for (float& value : values) value = f32(bf16(value));
             Array<float> x(t, values), out(t, rows * outs);
             Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
-            t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("with bias", out, 3e-5); // sums of tensor cores are cut, not rounded
-            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.close("without bias", out, 3e-5);
         }
 }
@@ -77,7 +78,7 @@ TEST(linear_rounds_many_rows) {
     const int32_t rows = 24, outs = 200, ins = 512;
     Array<float> x(t, t.normal(rows * ins)), out(t, rows * outs);
     Array<vi_bf16> weight(t, t.normal_bf16(outs * ins));
-    t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, outs, ins);
+    t.call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, outs, ins);
     t.close("out", out, 5e-3);
 }
 
@@ -88,11 +89,11 @@ TEST(linear_norm_and_outputs) {
             for (const bool with_norm : {false, true})
                 for (const int32_t output : {VI_OUTPUT_VALUES, VI_OUTPUT_SUM, VI_OUTPUT_SILU}) {
                     const size_t outs = shape.out_features, ins = shape.in_features;
-                    Array<float> x(t, t.normal(rows * ins, 3)), out(t, t.normal(rows * (output == VI_OUTPUT_SILU ? outs / 2 : outs)));
-                    Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs)), norm(t, t.normal_bf16(ins, 1, 1));
+                    Array<float> x(t, t.normal(rows * ins, 3)), norm(t, t.normal(ins, 1, 1)), out(t, t.normal(rows * (output == VI_OUTPUT_SILU ? outs / 2 : outs)));
+                    Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), bias(t, t.normal_bf16(outs));
                     for (int32_t repeat = 0; repeat < 2; ++repeat) {
                         if (with_norm) t.call(&Functions::vi_linear, out, x, weight, bias, norm, 1e-5f, VI_BF16, output, rows, shape.out_features, shape.in_features);
-                        else t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, VI_BF16, output, rows, shape.out_features, shape.in_features);
+                        else t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, VI_BF16, output, rows, shape.out_features, shape.in_features);
                         t.close(output == VI_OUTPUT_SILU ? "gated" : output == VI_OUTPUT_SUM ? "sums" : "values", out, rows > 8 ? 8e-3 : 3e-6);
                     }
                 }
@@ -147,15 +148,15 @@ TEST(linear_packed) {
                 Array<vi_bf16> bias(t, t.normal_bf16(outs));
                 t.call(&Functions::vi_pack, weight, from, format, shape.out_features, shape.in_features);
                 for (const int32_t output : {VI_OUTPUT_SUM, VI_OUTPUT_VALUES}) {
-                    t.call(&Functions::vi_linear, out, x, weight, bias, no_bf16, 0.0f, format, output, rows, shape.out_features, shape.in_features);
+                    t.call(&Functions::vi_linear, out, x, weight, bias, no_norm, 0.0f, format, output, rows, shape.out_features, shape.in_features);
                     t.close(output == VI_OUTPUT_SUM ? "sums" : "values", out, rows > 8 ? 4e-3 : 2e-6); // many rows: weights in bf16
                 }
                 if (outs % 2 || rows > 8) continue;
                 // Normed rows meet the CPU library's rounding, so gates are compared with float64.
-                Array<vi_bf16> norm(t, t.normal_bf16(ins, 0.1f, 1));
-                Array<float> gated(t, rows * outs / 2);
+                Array<float> norm(t, t.normal(ins, 0.1f, 1)), gated(t, rows * outs / 2);
                 t.call(&Functions::vi_linear, gated, x, weight, bias, norm, 1e-5f, format, VI_OUTPUT_SILU, rows, shape.out_features, shape.in_features);
-                const std::vector<vi_bf16> scales = norm.read(t.cpu), offsets = bias.read(t.cpu);
+                const std::vector<float> scales = norm.read(t.cpu);
+                const std::vector<vi_bf16> offsets = bias.read(t.cpu);
                 std::vector<float> gates(rows * outs / 2);
                 for (int32_t r = 0; r < rows; ++r) {
                     std::vector<double> y(outs);
@@ -164,7 +165,7 @@ TEST(linear_packed) {
                     for (size_t o = 0; o < outs; ++o) {
                         y[o] = f32(offsets[o]);
                         for (size_t i = 0; i < ins; ++i)
-                            y[o] += values[r * ins + i] / std::sqrt(squares / ins + 1e-5) * f32(scales[i]) *
+                            y[o] += values[r * ins + i] / std::sqrt(squares / ins + 1e-5) * scales[i] *
                                 block_weight(format, &raw[(o * ins / 32 + i / 32) * bytes], int(i % 32));
                     }
                     for (size_t o = 0; o < outs / 2; ++o) gates[r * outs / 2 + o] = float(y[o] / (1 + std::exp(-y[o])) * y[outs / 2 + o]);
@@ -172,7 +173,7 @@ TEST(linear_packed) {
                 close("gates", gated.read(t.cuda), gates, 2e-5);
                 // The last row alone has the same bits.
                 Array<float> alone_x(t, std::vector<float>(values.end() - ins, values.end())), alone(t, outs);
-                t.call_one(t.cuda, &Functions::vi_linear, alone, alone_x, weight, bias, no_bf16, 0.0f, format, VI_OUTPUT_VALUES, 1, shape.out_features,
+                t.call_one(t.cuda, &Functions::vi_linear, alone, alone_x, weight, bias, no_norm, 0.0f, format, VI_OUTPUT_VALUES, 1, shape.out_features,
                     shape.in_features);
                 const std::vector<float> wanted = out.read(t.cuda), found = alone.read(t.cuda);
                 CHECK(std::equal(found.begin(), found.end(), wanted.end() - outs), "the last of %d rows alone differs", rows);
@@ -181,6 +182,6 @@ TEST(linear_packed) {
     Array<float> x(t, 64);
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_pack, some, some, VI_BF16, 1, 32);
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_pack, some, some, VI_Q8_0, 1, 33);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_bf16, 0.0f, VI_Q4_0, VI_OUTPUT_VALUES, 1, 1, 40);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_bf16, 0.0f, 99, VI_OUTPUT_VALUES, 1, 1, 32);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, VI_Q4_0, VI_OUTPUT_VALUES, 1, 1, 40);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, 99, VI_OUTPUT_VALUES, 1, 1, 32);
 }

@@ -1,9 +1,9 @@
 // The frame of the kernel tests. A case runs an operation of vecinfer.h in both libraries on the same fresh random data and compares:
 //
-//     TEST(silu_mul) {
-//         Array<float> out(t, rows * width), in(t, t.normal(rows * 2 * width));
-//         t.call(&Functions::vi_silu_mul, out, in, rows, width);
-//         t.close("out", out, 1e-6);
+//     TEST(scale) {
+//         Array<float> x(t, t.normal(count));
+//         t.call(&Functions::vi_scale, x, 2.0f, 30.0f, count);
+//         t.close("x", x, 1e-6);
 //     }
 //
 // An Array is memory of the same contents in both libraries, each allocated at its exact size and, as an output, filled with NaN.
@@ -24,8 +24,8 @@
     X(vi_abi_hash) X(vi_device_count) X(vi_context_create) X(vi_context_destroy) X(vi_last_error) X(vi_device_info) X(vi_synchronize)         \
     X(vi_allocate) X(vi_free) X(vi_memory_info) X(vi_copy_to_device) X(vi_copy_to_host) X(vi_copy) X(vi_fill) X(vi_convert)                   \
     X(vi_random_normal) X(vi_event_record) X(vi_event_elapsed) X(vi_graph_begin) X(vi_graph_end) X(vi_graph_launch) X(vi_graph_destroy)       \
-    X(vi_embedding) X(vi_rmsnorm) X(vi_linear) X(vi_pack) X(vi_rope) X(vi_silu_mul) X(vi_advance) X(vi_codebook_assign) X(vi_kmeans_start)   \
-    X(vi_kmeans_step) X(vi_channel_max) X(vi_transform_create) X(vi_transform_destroy) X(vi_transform_apply) X(vi_quantizer_create)           \
+    X(vi_embedding) X(vi_rmsnorm) X(vi_head_norm) X(vi_add) X(vi_scale) X(vi_linear) X(vi_pack) X(vi_rope) X(vi_gate) X(vi_advance)           \
+    X(vi_codebook_assign) X(vi_kmeans_start) X(vi_kmeans_step) X(vi_channel_max) X(vi_transform_create) X(vi_transform_destroy) X(vi_transform_apply) X(vi_quantizer_create)           \
     X(vi_quantizer_destroy) X(vi_quantizer_codebook) X(vi_page_bytes) X(vi_kv_layer_create) X(vi_kv_layer_destroy) X(vi_quantize)             \
     X(vi_rope_quantize) X(vi_dequantize) X(vi_attention) X(vi_attention_prefill) X(vi_sample) X(vi_log_probabilities) X(vi_compare)
 
