@@ -44,8 +44,7 @@ __global__ void rmsnorm_kernel(Out* out, float* residual, const float* x, const 
         for (int32_t i = threadIdx.x; i < width / 4; i += blockDim.x) {
             const float4 value = reinterpret_cast<const float4*>(normed)[i];
             const float4 factor = reinterpret_cast<const float4*>(weight)[i];
-            store(out + start + 4 * i,
-                  make_float4(value.x * scale * factor.x, value.y * scale * factor.y, value.z * scale * factor.z, value.w * scale * factor.w));
+            store(out + start + 4 * i, make_float4(value.x * scale * factor.x, value.y * scale * factor.y, value.z * scale * factor.z, value.w * scale * factor.w));
         }
     } else {
         for (int32_t i = threadIdx.x; i < width; i += blockDim.x) store(out + start + i, normed[i] * scale * weight[i]);

@@ -135,7 +135,7 @@ class Passage implements Disposable {
       const at = t - this.#first;
       if (at < 0 || at >= rows) continue;
       const row = (of: Float32Array) => of.subarray(at * wide, (at + 1) * wide);
-      addImportance(own, this.#kv, row(q), t, this.#options, shape, row(moved));
+      addImportance(own, this.#kv, row(q), t, this.#options, shape, row(moved), config.multipliers?.attention);
     }
   }
 

@@ -79,7 +79,8 @@ export function importancePositions(length: number): number[] {
 /**
  * Adds what the query at position `t` of a passage says, over its heads: `q` is [heads, headDim], `kv` the passage's keys and values
  * [length, 2, kvHeads, headDim]. The first of `sums` is the token at position `skip`; those before it are seen but not counted, and
- * so are the newest `window` tokens. The moments are those of `moved`, where the query is to stand for another position.
+ * so are the newest `window` tokens. The moments are those of `moved`, where the query is to stand for another position; `scale` is the
+ * factor of the scores.
  */
 export function addImportance(
   sums: ImportanceSums,
@@ -89,8 +90,9 @@ export function addImportance(
   { skip, window }: { skip: number; window: number },
   { kvHeads, headDim }: CacheShape,
   moved: Float32Array = q,
+  scale: number = 1 / Math.sqrt(headDim),
 ): void {
-  const heads = q.length / headDim, group = heads / kvHeads, width = kvHeads * headDim, scale = 1 / Math.sqrt(headDim);
+  const heads = q.length / headDim, group = heads / kvHeads, width = kvHeads * headDim;
   // All query heads of a KV head at a time, so that its keys and values come from memory once: [token, head of the group].
   const p = new Float64Array((t + 1) * group), o = Array.from({ length: group }, () => new Float64Array(headDim));
   const most = new Float64Array(group), total = new Float64Array(group), weight = new Float64Array(group);

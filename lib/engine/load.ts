@@ -10,7 +10,7 @@ import { type Calibration, describeCalibration, findCalibration } from "../cache
 import { cacheBytes, effectiveBits } from "../cache/bytes.ts";
 import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
 import { PAGE_TOKENS } from "../ops/ops.ts";
-import { type Model, openModel, type OpenOptions } from "../models/model.ts";
+import { describeRope, type Model, openModel, type OpenOptions } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import { isGguf } from "../weights/config.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
@@ -170,6 +170,8 @@ export interface EffectiveConfig {
   calibration: string;
   /** Longest sequence in tokens. */
   context: number;
+  /** How queries and keys are rotated, where the context decides it. */
+  rope?: string;
   /** Bytes that each token takes in the cache. */
   bytesPerToken: number;
   /** Bits a channel over a full context, everything counted. */
@@ -183,6 +185,7 @@ export interface EffectiveConfig {
 /** The configuration in effect of a model with one of its caches. */
 export function effectiveConfig(path: string, model: Model, cache: KvCache): EffectiveConfig {
   const { device } = model,
+    rope = describeRope(model.config),
     { calibration, context, shape } = cache,
     { name, keys, values, sinks, window } = cache.config;
   return {
@@ -196,6 +199,7 @@ export function effectiveConfig(path: string, model: Model, cache: KvCache): Eff
     window,
     calibration: describeCalibration(calibration),
     context,
+    ...(rope !== undefined && { rope }),
     bytesPerToken: cache.bytesPerToken,
     effectiveBits: effectiveBits(shape, cacheBytes(shape, cache.config, calibration, context).total, context),
     weightBytes: model.weightBytes,

@@ -26,10 +26,10 @@ import { qwen3, qwen3Moe } from "./qwen3.ts";
 import { atContext } from "./rope.ts";
 import { smollm3 } from "./smollm3.ts";
 import type { Step, StepObserver } from "./step.ts";
-import { countBytes, countParameters, loadWeights, type LoadWeightsOptions } from "./weights/decoder_weights.ts";
+import { countBytes, countParameters, loadWeights } from "./weights/decoder_weights.ts";
 
 export type { KvObserver, PrefillOptions, PrefillPlan } from "./prompt.ts";
-export { type RopeConfig, ropeFrequencies } from "./rope.ts";
+export { describeRope, type RopeConfig, ropeFrequencies } from "./rope.ts";
 export type { Step, StepObserver } from "./step.ts";
 
 /** The architectures. What their config.json have of their own is in `weights/architectures.ts`. */
@@ -98,7 +98,11 @@ export interface Model extends Disposable {
 }
 
 /** How {@linkcode openModel} reads a model, reports and stops. */
-export interface OpenOptions extends LoadWeightsOptions {
+export interface OpenOptions {
+  /** Called with the bytes of the files that were read, and of all. */
+  onProgress?: (bytes: number, total: number) => void;
+  /** Stops reading. */
+  signal?: AbortSignal;
   /**
    * Tokens of the longest sequence that it will be used for. Default: the model's own limit. LongRoPE rotates by its short factors
    * where these tokens are within the context of pre-training.

@@ -42,6 +42,13 @@ export function atContext(config: ModelConfig, context: number = config.contextL
   return { ...config, ropeScaling: { ...scaling, longFactors: scaling.shortFactors } };
 }
 
+/** How a model rotates, where that follows from the context it was opened for: LongRoPE's factors. */
+export function describeRope({ ropeScaling: scaling }: ModelConfig): string | undefined {
+  if (scaling?.type !== "longrope") return undefined;
+  const which = scaling.longFactors === scaling.shortFactors ? "up to" : "over";
+  return `longrope, factors for contexts ${which} ${scaling.originalContextLength} tokens`;
+}
+
 type FrequencyScale = (frequency: number, i: number) => number;
 
 function frequencyScale(scaling: RopeScaling, rotaryDim: number, theta: number): FrequencyScale {

@@ -6,7 +6,7 @@
  */
 
 export * from "./ops.ts";
-export type { RopeScaling } from "../weights/model_config.ts";
+export type { ExpertsConfig, Multipliers, RopeScaling } from "../weights/model_config.ts";
 export { allocatedBytes, type CacheBytes, cacheBytes, type CacheShape, effectiveBits } from "../cache/bytes.ts";
 export { type CacheOptions, KvCache } from "../cache/cache.ts";
 export {

@@ -236,7 +236,10 @@ test("gguf: a tokenizer of bytes is that of the same tokenizer.json", () =>
     assertEquals(openTokenizer(path).encode("a")[0], 256, "llama-bpe begins with its begin token");
     const refusals: [GgufEntry, string][] = [
       [["tokenizer.ggml.pre", "string", "sorted"], 'found "sorted"'],
-      [["tokenizer.ggml.model", "string", "bert"], 'the tokenizer "bert" (WordPiece, of encoder models) is not supported'],
+      [
+        ["tokenizer.ggml.model", "string", "bert"],
+        'the tokenizer "bert" (WordPiece, of encoder models) is not supported',
+      ],
       [["tokenizer.ggml.tokens", "string", []], "tokenizer.ggml.tokens: expected a list of texts"],
       [["tokenizer.ggml.tokens", "u32", [1]], "tokenizer.ggml.tokens: expected a list of texts"],
       [["tokenizer.ggml.token_type", "i32", [1]], "a list of 258 numbers"],

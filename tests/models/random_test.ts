@@ -161,14 +161,15 @@ test("a layer turns what it turned, by as much, and leaves what it does not turn
       using cache = cacheOf(folder, model, "bf16");
       // The same token again and again: its first layer's key is one key, turned to each position.
       using sequence = cache.sequence();
-      for (const _ of model.prefillParts(null, sequence, Array<number>(30).fill(5), { observe: keep })) continue;
-      function keep(_: number, kv: Tensor): void {
-        const from = Tensor.from(cpu, kv.columns(0, kvHeads * headDim).rows(0, 20).read(), [20, kvHeads * headDim]);
-        const by = Tensor.from(cpu, new Int32Array(20).fill(10));
-        model.rotate(from, by, kvHeads, keys.length);
+      const observe = (layer: number, kv: Tensor): void => {
+        const own = kv.columns(0, kvHeads * headDim);
+        using from = Tensor.from(cpu, own.rows(0, 20).read(), [20, kvHeads * headDim]);
+        using by = Tensor.from(cpu, new Int32Array(20).fill(10));
+        model.rotate(from, by, kvHeads, layer);
         keys.push(from.read());
-        later.push(kv.columns(0, kvHeads * headDim).rows(10, 20).read());
-      }
+        later.push(own.rows(10, 20).read());
+      };
+      for (const _ of model.prefillParts(null, sequence, Array<number>(30).fill(5), { observe })) continue;
       assertEquals(keys.length, 2);
       const error = difference(keys[0], later[0]);
       assert(error < 1e-4, `${name}: ${error}`);
