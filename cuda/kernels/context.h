@@ -36,6 +36,7 @@ struct vi_context : Context {
     cudaEvent_t events[event_count] = {};
     bool event_recorded[event_count] = {};
     bool constants_written = false;  // by the kernel launched last: the next one must not begin early, see launch_early
+    bool experts_written = false;    // by the kernel launched last: vi_expert_linear must not read them early
     int32_t graphs = 0;              // alive; a graph keeps the addresses of the workspace it was recorded with
     void* workspace_address = nullptr;
     size_t workspace_bytes = 0;
@@ -111,6 +112,7 @@ cudaError_t launch_clusters(vi_context* context, void (*kernel)(Parameters...), 
         attributes[count++].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     }
     context->constants_written = false;
+    context->experts_written = false;
     cudaLaunchConfig_t config = {};
     config.gridDim = blocks;
     config.blockDim = threads;
