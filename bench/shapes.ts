@@ -84,7 +84,7 @@ export class FilledLayer implements Disposable {
     slots: number,
     kind: QuantizerKind = {},
   ) {
-    const { kvHeads, headDim } = shape, pages = Math.ceil(tokens / 64), exact = formats.keys.bits === 16;
+    const { kvHeads, headDim } = shape, pages = Math.ceil(tokens / PAGE_TOKENS), exact = formats.keys.bits === 16;
     const keep = <T extends Disposable>(owned: T): T => this.#owned.use(owned);
     const quantizers = [formats.keys, formats.values].map((format) => keep(quantizerOf(device, shape, format, kind)));
     const [keyPages, valuePages] = quantizers.map((side) =>

@@ -109,7 +109,10 @@ export class Validation {
     }
     try {
       if (this.#chatTemplate === "model") return this.#tokenizer.applyChatTemplate(messages);
-      return plainMessages(messages).map(({ content }) => content).filter(Boolean).join("\n\n");
+      const texts = plainMessages(messages).map(({ content }) =>
+        typeof content === "string" ? content : JSON.stringify(content)
+      );
+      return texts.filter(Boolean).join("\n\n");
     } catch (error) { // whatever a template throws, it is of these messages
       throw invalid((error as Error).message, "messages");
     }

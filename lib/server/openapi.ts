@@ -5,6 +5,7 @@
  */
 
 import type { OpenAPIHono } from "@hono/zod-openapi";
+import meta from "../../deno.json" with { type: "json" };
 import { anything, type Env, json, register } from "./route.ts";
 
 /** Adds /openapi.json, which describes itself and all routes that were registered before. */
@@ -23,7 +24,7 @@ export function registerDescription(app: OpenAPIHono<Env>, secured: boolean): vo
     openapi: "3.1.0",
     info: {
       title: "VecInfer",
-      version: "0.1.0",
+      version: meta.version,
       description: "A server with OpenAI's API over a vector-quantized KV cache.",
     },
   }));
