@@ -36,6 +36,7 @@ struct vi_context : Context {
     cudaEvent_t events[event_count] = {};
     bool event_recorded[event_count] = {};
     bool constants_written = false;  // by the kernel launched last: the next one must not begin early, see launch_early
+    bool experts_written = false;    // by the kernel launched last: vi_expert_linear must not read them early
     int32_t graphs = 0;              // alive; a graph keeps the addresses of the workspace it was recorded with
     void* workspace_address = nullptr;
     size_t workspace_bytes = 0;
@@ -82,7 +83,8 @@ struct vi_context : Context {
     VI_CUDA(context, name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)))
 
 // Programmatic dependent launch (compute capability 9.0 on): a kernel started by launch_early may begin while the one before it still runs.
-// Before wait_for_previous(), which every thread of it calls, also where it returns early, it reads nothing but constants: weights and codebooks. The ops
+// Before wait_for_previous(), which every thread of it calls, also where it returns early, it reads nothing but constants: weights and codebooks, and ids of experts that
+// the kernel ahead has not written (experts_written). The ops
 // that write those (vi_convert, vi_random_normal, vi_transform_create, vi_quantizer_create; copies wait anyway) say so, and the next kernel does not begin early. let_next_start()
 // lets the kernel after it begin; called after wait_for_previous() it leaves no more than two kernels at work.
 __device__ inline void wait_for_previous() {
@@ -111,6 +113,7 @@ cudaError_t launch_clusters(vi_context* context, void (*kernel)(Parameters...), 
         attributes[count++].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     }
     context->constants_written = false;
+    context->experts_written = false;
     cudaLaunchConfig_t config = {};
     config.gridDim = blocks;
     config.blockDim = threads;

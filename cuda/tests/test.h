@@ -27,7 +27,8 @@
     X(vi_embedding) X(vi_rmsnorm) X(vi_head_norm) X(vi_add) X(vi_scale) X(vi_linear) X(vi_pack) X(vi_rope) X(vi_gate) X(vi_advance)           \
     X(vi_codebook_assign) X(vi_kmeans_start) X(vi_kmeans_step) X(vi_channel_max) X(vi_transform_create) X(vi_transform_destroy) X(vi_transform_apply) X(vi_quantizer_create)           \
     X(vi_quantizer_destroy) X(vi_quantizer_codebook) X(vi_page_bytes) X(vi_kv_layer_create) X(vi_kv_layer_destroy) X(vi_quantize)             \
-    X(vi_rope_quantize) X(vi_dequantize) X(vi_attention) X(vi_attention_prefill) X(vi_sample) X(vi_log_probabilities) X(vi_compare)
+    X(vi_rope_quantize) X(vi_dequantize) X(vi_attention) X(vi_attention_prefill) X(vi_sample) X(vi_log_probabilities) X(vi_compare) \
+    X(vi_route) X(vi_expert_linear) X(vi_expert_sum)
 
 struct Functions {
 #define X(name) decltype(&::name) name = nullptr;
