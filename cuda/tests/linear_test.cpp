@@ -104,10 +104,10 @@ TEST(linear_norm_of_many_rows) {
     for (const Shape shape : {Shape{64, 4096}, {100, 1001}, {33, 8}, {18, 26}})
         for (const int32_t rows : {9, 300}) {
             const size_t outs = shape.out_features, ins = shape.in_features;
-            Array<float> x(t, t.normal(rows * ins, 3)), normed(t, rows * ins), out(t, rows * outs), wanted(t, rows * outs);
-            Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins)))), norm(t, t.normal_bf16(ins, 1, 1));
+            Array<float> x(t, t.normal(rows * ins, 3)), normed(t, rows * ins), norm(t, t.normal(ins, 1, 1)), out(t, rows * outs), wanted(t, rows * outs);
+            Array<vi_bf16> weight(t, t.normal_bf16(outs * ins, 1 / std::sqrt(float(ins))));
             t.call_one(t.cuda, &Functions::vi_rmsnorm, normed, static_cast<float*>(nullptr), x, norm, 1e-5f, rows, shape.in_features);
-            t.call_one(t.cuda, &Functions::vi_linear, wanted, normed, weight, no_bf16, no_bf16, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
+            t.call_one(t.cuda, &Functions::vi_linear, wanted, normed, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             t.call_one(t.cuda, &Functions::vi_linear, out, x, weight, no_bf16, norm, 1e-5f, VI_BF16, VI_OUTPUT_VALUES, rows, shape.out_features, shape.in_features);
             CHECK(out.read(t.cuda) == wanted.read(t.cuda), "%d rows of %d inputs: other bits than of rows normed before", rows, shape.in_features);
         }
