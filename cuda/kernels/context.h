@@ -83,7 +83,8 @@ struct vi_context : Context {
     VI_CUDA(context, name, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)))
 
 // Programmatic dependent launch (compute capability 9.0 on): a kernel started by launch_early may begin while the one before it still runs.
-// Before wait_for_previous(), which every thread of it calls, also where it returns early, it reads nothing but constants: weights and codebooks. The ops
+// Before wait_for_previous(), which every thread of it calls, also where it returns early, it reads nothing but constants: weights and codebooks, and ids of experts that
+// the kernel ahead has not written (experts_written). The ops
 // that write those (vi_convert, vi_random_normal, vi_transform_create, vi_quantizer_create; copies wait anyway) say so, and the next kernel does not begin early. let_next_start()
 // lets the kernel after it begin; called after wait_for_previous() it leaves no more than two kernels at work.
 __device__ inline void wait_for_previous() {

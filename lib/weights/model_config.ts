@@ -147,7 +147,7 @@ export const SUPPORTED_HEAD_DIMS: readonly number[] = [64, 128];
 const MAX_GROUP = 16;
 
 /** The most experts of a layer, and the most that a token goes through. */
-const MAX_EXPERTS = 512, MAX_TOP = 32;
+const MAX_EXPERTS = 1024, MAX_TOP = 32;
 
 /** Names of the settings of a file that say a model's heads. */
 export interface HeadKeys {

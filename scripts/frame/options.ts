@@ -81,5 +81,6 @@ export function configText(config: EffectiveConfig): string {
     `calibration  ${config.calibration}`,
     `context      ${config.context} tokens, ${config.bytesPerToken} bytes a token, ` +
     `${config.effectiveBits.toFixed(2)} effective bits, ${bytesText(config.cacheBytes)} allocated`,
+    ...(config.rope === undefined ? [] : [`rotation     ${config.rope}`]),
   ].join("\n");
 }

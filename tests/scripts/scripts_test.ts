@@ -81,7 +81,8 @@ test("plan counts the embedded model's weights and caches", () => {
   const { status, stdout } = run("plan", "--json", "--memory", "24MB", "--context", "2048");
   assertEquals(status, 0);
   const { parameters, weightBytes, rows } = JSON.parse(stdout);
-  assertEquals([parameters, weightBytes], [8130816, 2 * 8130816]);
+  const norms = (2 * 8 + 1) * 256; // in f32
+  assertEquals([parameters, weightBytes], [8130816, 2 * (8130816 + norms)]);
   const [bf16, , , vq2] = rows;
   assertEquals([bf16.kv, bf16.cacheBytes, bf16.fits], ["bf16", 4096 * 2048, false]);
   assertEquals([vq2.kv, vq2.fits], ["vq2", true]);
