@@ -166,7 +166,7 @@ const reasons: readonly (readonly [names: RegExp, reason: string])[] = [
   [/^GptOss/, "sliding windows and attention sinks as logits are not supported yet"],
   [/^(Gemma3n|Gemma4|.*Gemma4)/, `${own}: Gemma 3n and Gemma 4 share keys and values between layers`],
   [
-    /^(Qwen3Next|Qwen3_5|Qwen3\.5|Qwen4|KimiLinear|MiniMax|Jamba|Zamba|Bamba|FalconH1|Lfm2|NemotronH|GraniteMoeHybrid)/,
+    /^(Qwen3Next|Qwen3_5|Qwen3\.5|KimiLinear|MiniMax(?:Text|M1|For)|Jamba|Zamba|Bamba|FalconH1|Lfm2|NemotronH|GraniteMoeHybrid)/,
     linear,
   ],
   [/^(Mamba|FalconMamba|Rwkv|RecurrentGemma|Olmo3?Hybrid|Plamo2)/, linear],
