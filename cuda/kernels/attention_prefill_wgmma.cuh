@@ -339,6 +339,7 @@ template <int D> __device__ __forceinline__ void consume(const Memory<D>& memory
         if (i == 0) {
             constexpr int together = 128 / D;
             fill_queries<D>(memory.queries(b), a, Tile(a, plan, blockIdx.x, S::M), consumer * 64 + warp % 4 * together, consumer * 64 + 64, 4);
+            __syncwarp();
             named_wait(filled + consumer, 128);
         }
         memory.wait(memory.queries_full + 8 * b, i / 2 & 1);
@@ -374,16 +375,12 @@ template <int D> __device__ __forceinline__ void consume(const Memory<D>& memory
             hold(rows.s);
             if (lane == 0) arrive(memory.keys_empty + kv % S::stages * 8);
             mask(step);
-            // The wait for `out` stands in both branches, and differs by a comment, so that ptxas makes the weights before it: it would else move all of them behind.
-            if (rows.weigh()) {
-                asm volatile("wgmma.wait_group.sync.aligned 0; // then" ::: "memory");
-                hold(rows.out);
+            const bool grown = rows.weigh();
+            products_wait_behind<0>(plan.tiles < 0); // the weights are made meanwhile
+            hold(rows.out);
+            if (grown)
 #pragma unroll
                 for (int c = 0; c < D / 2; ++c) rows.out[c] *= rows.factor[c / 2 % 2];
-            } else {
-                asm volatile("wgmma.wait_group.sync.aligned 0; // else" ::: "memory");
-                hold(rows.out);
-            }
             if (lane == 0) arrive(memory.values_empty + before % S::stages * 8);
             rows.pack();
         }
@@ -394,6 +391,7 @@ template <int D> __device__ __forceinline__ void consume(const Memory<D>& memory
         hold(rows.out);
         if (lane == 0) arrive(memory.values_empty + (kv - 1) % S::stages * 8);
         rows.write(a, tile.head, warp_row, g, t);
+        __syncwarp(); // the next tile's products take whole warps
     }
     if (lane == 0) arrive(memory.finished);
 }

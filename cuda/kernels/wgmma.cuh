@@ -45,11 +45,19 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, in
 }
 
 // ---- products of a warpgroup ----
+// The warpgroup's four warps must come to the same one of these instructions, waits too: none may stand in a branch that only some of them take.
 // Accumulators of m64nNk16 for warp w of the group and lane = 4 g + t: c[4 n + 2 h + k] = C[16 w + 8 h + g, 8 n + 2 t + k]. A in registers: as mma.h says.
 
 __device__ __forceinline__ void products_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void products_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int left> __device__ __forceinline__ void products_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(left) : "memory"); }
+// The same behind the arithmetic that stands before it: ptxas moves that past a wait, but not past a loop. `again` must be false, the same in the whole warpgroup,
+// and not known to ptxas: it makes a wait a loop.
+template <int left> __device__ __forceinline__ void products_wait_behind(bool again) {
+#pragma unroll 1
+    do products_wait<left>();
+    while (again);
+}
 // Keeps the compiler from using registers before the wait ahead of this.
 template <int count> __device__ __forceinline__ void hold(float (&x)[count]) {
 #pragma unroll
