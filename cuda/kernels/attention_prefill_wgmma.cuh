@@ -18,7 +18,6 @@
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #include "wgmma.cuh"
 #endif
-
 namespace {
 
 constexpr int N = 128;                            // keys of a step

@@ -95,14 +95,10 @@ export function checkGolden(
   { logits: most, nll: nllMost, gap }: Bounds,
 ): void {
   const { ids, positions, greedy } = golden;
-  const errors = positions.map((position, i) => difference(logits[position], golden.logits[i]));
-  const all = positions.flatMap((position) => [...logits[position]]);
-  const error = difference(Float32Array.from(all), golden.logits.flat());
-  // Over all values, as the references were compared with each other; a single position may be up to twice as far.
-  assert(
-    error <= most && errors.every((each) => each <= 2 * most),
-    `relative error ${error} over positions ${positions}, of each ${errors}`,
-  );
+  positions.forEach((position, i) => {
+    const error = difference(logits[position], golden.logits[i]);
+    assert(error <= most, `position ${position}: relative error ${error}`);
+  });
   const mean = ids.slice(1).reduce((sum, id, i) => sum + nll(logits[i], id), 0) / (ids.length - 1);
   assert(Math.abs(mean - golden.mean_nll) <= nllMost, `mean NLL ${mean}, expected ${golden.mean_nll}`);
   const sure = greedy.map((_, i) => golden.greedy_gaps[i] > gap);
