@@ -42,6 +42,11 @@ export interface DeviceInfo {
   readonly threads: number;
   /** Instruction sets in use. */
   readonly instructions: string;
+  /**
+   * The pairs of formats, `keys+values`, whose decode attention has kernels of its own, by channels a head; all else runs in one slower
+   * kernel for any pair. Undefined where no pair is slower for it.
+   */
+  readonly attention?: { readonly [headDim: string]: readonly string[] };
 }
 
 /** Memory in bytes. */
@@ -123,7 +128,10 @@ const collected = new FinalizationRegistry<Resource>((resource) => {
 
 /** A context of the native library on one device. Use it from one thread. */
 export class Device implements Disposable {
-  /** The library's functions, for ops. */
+  /**
+   * The library's functions, for ops. They check nothing that an op checks first: a wrong pointer or size here reads and writes memory that
+   * is not yours.
+   */
   readonly native: Native;
   /** "cpu", or "cuda:0" and so on. */
   readonly name: string;

@@ -78,9 +78,16 @@ function dtypeOf(array: HostArray): DType {
   return array instanceof Uint8Array ? "u8" : "bf16";
 }
 
-/** The bytes of a host array, not copied. */
-function bytesOf(array: HostArray): Uint8Array {
-  return new Uint8Array(array.buffer, array.byteOffset, array.byteLength);
+/** What an array is, whatever properties of these names it was given. */
+const intrinsic = (name: "buffer" | "byteOffset" | "byteLength") =>
+  Object.getOwnPropertyDescriptor(Object.getPrototypeOf(Uint8Array.prototype), name)!.get!;
+const bufferOf = intrinsic("buffer"), offsetOf = intrinsic("byteOffset"), lengthOf = intrinsic("byteLength");
+
+/** The bytes of a host array of `length` elements of a type, not copied. Throws where it has others than it says. */
+function bytesOf(call: string, array: HostArray, dtype: DType, length: number): Uint8Array {
+  const bytes: number = lengthOf.call(array), expected = length * dtypes[dtype].bytes;
+  if (bytes === expected) return new Uint8Array(bufferOf.call(array), offsetOf.call(array), bytes);
+  throw refuse(`${call}: the array says that it has ${length} elements, ${expected} bytes, and has ${bytes}`);
 }
 
 function refuse(message: string): VecInferError {
@@ -257,8 +264,9 @@ export class Tensor implements Disposable, Recorded {
     let array = values as HostArray;
     if (!ArrayBuffer.isView(values)) (array = hostArray(dtype, values.length)).set(values);
     if (!fits(array, dtype)) throw refuse(`write: ${array.constructor.name} has not the elements of ${this}`);
+    const bytes = bytesOf("write", array, dtype, values.length);
     const { pointer } = this, to = offset === 0 ? pointer : runtime.offset(pointer, offset * dtypes[dtype].bytes);
-    const status = device.native.vi_copy_to_device(device.context, to, bytesOf(array), array.byteLength);
+    const status = device.native.vi_copy_to_device(device.context, to, bytes, bytes.length);
     if (status !== 0) device.check("vi_copy_to_device", status);
     return this;
   }
@@ -272,7 +280,8 @@ export class Tensor implements Disposable, Recorded {
     }
     const { device, width, stride, extent } = this;
     const whole = this.contiguous ? array : hostArray(this.dtype, extent);
-    const status = device.native.vi_copy_to_host(device.context, bytesOf(whole), this.pointer, whole.byteLength);
+    const bytes = bytesOf("read", whole, this.dtype, this.contiguous ? this.size : extent);
+    const status = device.native.vi_copy_to_host(device.context, bytes, this.pointer, bytes.length);
     if (status !== 0) device.check("vi_copy_to_host", status);
     if (whole !== array) {
       for (let row = 0; row < this.length; row++) {

@@ -4,7 +4,7 @@
 #include "format.h"
 
 constexpr int page_tokens = VI_PAGE_TOKENS;
-constexpr int max_head_dim = 128;
+constexpr int max_head_dim = 256;
 constexpr int max_group = 16; // query heads of one KV head
 
 struct TransformShape {
@@ -22,7 +22,8 @@ struct QuantizerShape {
 struct LayerShape {
     int32_t kv_heads, head_dim, page_count, slots, max_pages, sinks, window, recent;
 
-    VI_BOTH int64_t capacity() const { return int64_t(max_pages) * page_tokens; } // tokens of a slot
+    VI_BOTH bool sliding() const { return max_pages == 0; } // a layer with a sliding window: a ring and nothing else
+    VI_BOTH int64_t capacity() const { return sliding() ? INT32_MAX : int64_t(max_pages) * page_tokens; } // tokens of a slot
     // First element of a position's row in the ring and in the sinks.
     VI_BOTH int64_t recent_row(int slot, int head, int position) const {
         return ((int64_t(slot) * kv_heads + head) * recent + position % recent) * head_dim;

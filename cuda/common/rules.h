@@ -174,8 +174,8 @@ inline int32_t check_rope(Context* context, const char* name, const float* x, co
     return VI_OK;
 }
 
-inline int32_t check_rope_round(Context* context, const char* name, const float* queries, const float* keys, const float* values, const vi_bf16* keys_out,
-                                const vi_bf16* values_out, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads,
+inline int32_t check_rope_round(Context* context, const char* name, const float* queries, const float* keys, const float* values, const vi_f16* keys_out,
+                                const vi_f16* values_out, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads,
                                 int32_t kv_heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride, int32_t out_stride) {
     if (rotary_dim != 0)
         VI_CHECK(check_rope(context, name, queries, positions, frequencies, factor, rows, heads, head_dim, rotary_dim, interleaved, stride));

@@ -1,10 +1,10 @@
 // A chunk of a sequence, of one KV head, for one row or for a few rows of the same slot: scores of all its positions, softmax, weighted sum of the values; and the
 // sum of a row's chunks. For attention.cpp alone.
 #pragma once
+#include "attention.h"
 #include "kernels.h"
 #include "lookup.h"
 #include "page.h"
-#include <limits>
 
 namespace {
 
@@ -24,16 +24,20 @@ struct Range {
     Range operator&(Range other) const { return {std::max(begin, other.begin), std::min(end, other.end)}; }
 };
 
-struct Row {
-    int slot, tokens;             // tokens seen, 0 for padding
-    int exact_begin, exact_end;   // sinks end at exact_begin, the ring begins at exact_end
+struct Row { // sees positions begin .. end - 1, none of padding
+    int slot, begin, end;
+    int exact_begin, exact_end; // sinks end at exact_begin, the ring begins at exact_end
     Range range(Source source) const {
-        return source == Sinks ? Range{0, exact_begin} : source == Pages ? Range{exact_begin, exact_end} : Range{exact_end, tokens};
+        return source == Sinks ? Range{begin, exact_begin} : source == Pages ? Range{exact_begin, exact_end} : Range{exact_end, end};
     }
+    bool padding() const { return begin >= end; }
+    Range chunks() const { return padding() ? Range{0, 0} : Range{begin / chunk_tokens, (end + chunk_tokens - 1) / chunk_tokens}; }
 };
 
 struct Group { // consecutive rows of one slot that are computed together
-    int first, rows, chunks;
+    int first, rows;
+    Range chunks; // those in which a row sees something
+    int chunk_count() const { return chunks.end - chunks.begin; }
 };
 
 struct Task {
@@ -46,9 +50,9 @@ struct Scratch { // of one thread
     alignas(64) float tile[max_head_dim * page_tokens];
     alignas(64) float block[max_queries * page_tokens];
     alignas(64) float scales[chunk_tokens];
-    alignas(64) uint8_t codes[chunk_pages][64 * page_tokens]; // unpacked, where a code is not a byte
+    alignas(64) uint8_t codes[chunk_pages][max_head_dim / 4 * page_tokens]; // unpacked, where a code is less than a byte
 #if VI_LOOKUP
-    alignas(64) uint8_t tables[max_group][64 * score_table_bytes];
+    alignas(64) uint8_t tables[max_group][max_subs * score_table_bytes];
     float steps[max_group];
     alignas(64) uint8_t weights[max_group * 3 * byte_stride];
     alignas(64) int8_t components[4 * byte_stride];
@@ -61,8 +65,9 @@ struct Scratch { // of one thread
 struct Attention {
     const vi_kv_layer& layer;
     int heads, group, dim; // query heads, query heads of a KV head
-    const float* queries;  // transformed, times scale * log2 e; of a group of rows [kv_heads, rows, group, dim]
+    const float* queries;  // transformed, times query_factor; of a group of rows [kv_heads, rows, group, dim]
     const Row* rows;
+    Scores scoring;
 
     const float* queries_of(const Group& g, int head) const { return queries + (int64_t(g.first) * heads + head * g.rows * group) * dim; }
 
@@ -83,16 +88,19 @@ struct Attention {
 
     // Tiles of the sinks or the ring for positions start .. start + 63, zeros outside of range.
     void exact_key_tile(float* tile, const Group& g, Source source, int head, int start, Range range) const {
-        for (int t = 0; t < page_tokens; t += kWidth)
+        for (int t = 0; t < page_tokens; t += kWidth) {
+            const vi_bf16* own[kWidth]; // of these tokens, for finding a row in the ring takes a division
+            for (int k = 0; k < kWidth; k++) {
+                const int position = start + t + k;
+                own[k] = position >= range.begin && position < range.end ? exact_row(g, source, false, head, position) : nullptr;
+            }
             for (int i = 0; i < dim; i += kWidth) {
-                Vec square[kWidth] = {};
-                for (int k = 0; k < kWidth; k++) {
-                    const int position = start + t + k;
-                    if (position >= range.begin && position < range.end) square[k] = load_bf16(exact_row(g, source, false, head, position) + i);
-                }
+                Vec square[kWidth];
+                for (int k = 0; k < kWidth; k++) square[k] = own[k] ? load_bf16(own[k] + i) : Vec{};
                 transpose(square);
                 for (int k = 0; k < kWidth; k++) store(tile + (i + k) * page_tokens + t, square[k]);
             }
+        }
     }
 
     void exact_value_tile(float* tile, const Group& g, Source source, int head, int start, Range range) const {
@@ -103,9 +111,19 @@ struct Attention {
         }
     }
 
+    // acc [group, dim] += the weights w [group, 64] of positions from start on times values, which lie in the ring as in a page, up to its end and from its begin.
+    void ring_values(float* acc, const float* w, const Group& g, int head, int start, Range range) const {
+        for (Range run = range; !run.empty(); run = {run.end, range.end}) {
+            run.end = std::min(range.end, run.begin + layer.recent - run.begin % layer.recent);
+            const vi_bf16* rows = exact_row(g, Ring, true, head, run.begin) - int64_t(run.begin - start) * dim;
+            by_heads(group, [&]<int H, int Strip>(int h) {
+                bf16_values<H, Strip>(acc + h * dim, dim, w + h * page_tokens, page_tokens, rows, rows, run.begin - start, run.end - start, dim);
+            });
+        }
+    }
+
     const uint8_t* page(const Group& g, bool value, int head, int start) const {
-        const int index = layer.page_index(rows[g.first].slot, start);
-        return value ? layer.value_page(index, head) : layer.key_page(index, head);
+        return layer.page(value, rows[g.first].slot, head, start);
     }
 
     // Fetches a page into L2 a stage ahead: values while their keys are scored, the next chunk's keys while values are summed.
@@ -192,10 +210,6 @@ struct Attention {
         const Quantizer& q = *layer.keys;
         const float* query = queries_of(g, head);
         const int count = g.rows * group, width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
-        for (int i = 0; i < count; i++) { // the sources below fill the rest
-            const int seen = std::clamp(rows[g.first + i / group].tokens - chunk.begin, 0, chunk.end - chunk.begin);
-            std::fill(s.scores + i * score_stride + seen, s.scores + i * score_stride + width, -infinity);
-        }
         for (Source source : {Pages, Sinks, Ring}) {
             const Range range = all(g, source, chunk);
             if (range.empty()) continue;
@@ -223,6 +237,13 @@ struct Attention {
                     for (int t = own.begin; t < own.end; t++) to[t] = scaled ? from[t] * s.scales[t - start] : from[t];
                 }
             }
+        }
+        for (int i = 0; i < count; i++) {
+            const Row& row = rows[g.first + i / group];
+            float* to = s.scores + i * score_stride;
+            if (scoring.soft_cap > 0) cap_scores(to, width, scoring.cap());
+            std::fill(to, to + std::clamp(row.begin - chunk.begin, 0, width), -infinity);
+            std::fill(to + std::clamp(row.end - chunk.begin, 0, width), to + width, -infinity);
         }
     }
 
@@ -261,6 +282,10 @@ struct Attention {
                     page_values(acc, w, scaled ? page_tokens : score_stride, group, values, next, q, head, inside.begin - start, inside.end - start);
                     continue;
                 }
+                if (source == Ring && g.rows == 1) {
+                    ring_values(acc, s.block, g, head, start, inside);
+                    continue;
+                }
                 if (values) value_tile(s.tile, values, q, head, inside.begin - start, inside.end - start);
                 else exact_value_tile(s.tile, g, source, head, start, range);
                 multiply(acc, dim, s.block, page_tokens, s.tile, dim, count, dim, page_tokens, true);
@@ -270,9 +295,10 @@ struct Attention {
 
     void run(Scratch& s, float* partial, const Group& g, const Task& task) const {
         const int queries_count = g.rows * group;
-        int tokens = 0;
-        for (int r = g.first; r < g.first + g.rows; r++) tokens = std::max(tokens, rows[r].tokens);
-        const Range chunk{task.chunk * chunk_tokens, std::min(tokens, (task.chunk + 1) * chunk_tokens)};
+        Range seen{INT32_MAX, 0};
+        for (int r = g.first; r < g.first + g.rows; r++) seen = {std::min(seen.begin, rows[r].begin), std::max(seen.end, rows[r].end)};
+        // What no row sees is left out, by whole pages, so that a row's sums run in the same lanes.
+        const Range chunk{std::max(task.chunk * chunk_tokens, seen.begin / page_tokens * page_tokens), std::min(seen.end, (task.chunk + 1) * chunk_tokens)};
         scores(s, g, task.head, chunk);
         const int width = (chunk.end - chunk.begin + page_tokens - 1) / page_tokens * page_tokens;
         for (int i = 0; i < queries_count; i++) {
@@ -288,7 +314,7 @@ struct Attention {
                 }
             float m = -infinity;
             for (int v = 0; v < strip; v++) m = std::max(m, maximum(most[v]));
-            // m is -infinity where the row ends before this chunk, or all its scores are NaN
+            // m is -infinity where the row sees nothing of this chunk, or all its scores are NaN
             const Vec shift = splat(m == -infinity ? 0.0f : m);
             for (int t = 0; t < width; t += page_tokens)
 #pragma GCC unroll 8
@@ -304,8 +330,8 @@ struct Attention {
         values(s, partial + 2 * queries_count, g, task.head, chunk);
     }
 
-    // Puts the chunks of one query together: M = max m_c, out = sum 2^(m_c - M) acc_c / sum 2^(m_c - M) l_c, c in order.
-    float merge(float* out, const float* results, const Task* tasks, int chunks, int queries_count, int query) const {
+    // Puts the chunks of one query together: M = max m_c, out = sum 2^(m_c - M) acc_c / sum 2^(m_c - M) l_c, c in order; 2^(sink - M) is one more term below.
+    float merge(float* out, const float* results, const Task* tasks, int chunks, int queries_count, int query, float sink) const {
         float most = -infinity, total = 0;
         for (int c = 0; c < chunks; c++) most = std::max(most, results[tasks[c].partial + query]);
         std::fill_n(out, dim, 0.0f);
@@ -316,6 +342,7 @@ struct Attention {
             total += factor * partial[queries_count + query];
             for (int i = 0; i < dim; i++) out[i] += factor * acc[i];
         }
+        total += std::exp2(sink - (most == -infinity ? 0.0f : most));
         const float inverse = 1 / total;
         for (int i = 0; i < dim; i++) out[i] *= inverse;
         return most + std::log2(total);

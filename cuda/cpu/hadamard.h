@@ -3,7 +3,7 @@
 #include "simd.h"
 #include <cmath>
 
-// x <- x H, H the orthonormal Walsh-Hadamard matrix in natural order: log2(n) steps of (a, b) -> (a + b, a - b). n is 64 or 128.
+// x <- x H, H the orthonormal Walsh-Hadamard matrix in natural order: log2(n) steps of (a, b) -> (a + b, a - b). n is a power of two from 16 on.
 inline void hadamard(float* x, int n) {
     for (int h = n / 2; h >= kWidth; h /= 2)
         for (int i = 0; i < n; i += 2 * h)

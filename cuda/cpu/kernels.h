@@ -122,10 +122,10 @@ inline void code_scores(float* out, int64_t ldo, const float* q, int64_t ldq, co
     }
 }
 
-// acc [H, dim] += sum over tokens first .. last - 1 of w [H, 64] and values; the value's Strip registers from dimension d on are row(t, d, v).
+// acc [H, dim] += sum over tokens first .. last - 1 of w [H, 64] and values, of dimensions begin .. end - 1 in strips; row(t, d) is the value's register from d on.
 template <int H, int Strip, class Row>
-inline void add_values(float* acc, int64_t lda, const float* w, int64_t ldw, int first, int last, int dim, Row row) {
-    for (int d = 0; d < dim; d += Strip * kWidth) {
+inline void add_values(float* acc, int64_t lda, const float* w, int64_t ldw, int first, int last, int begin, int end, Row row) {
+    for (int d = begin; d < end; d += Strip * kWidth) {
         Vec sums[H][Strip];
 #pragma GCC unroll 16
         for (int h = 0; h < H; h++)
@@ -149,15 +149,18 @@ inline void add_values(float* acc, int64_t lda, const float* w, int64_t ldw, int
 
 template <int H, int Strip>
 inline void bf16_values(float* acc, int64_t lda, const float* w, int64_t ldw, const vi_bf16* page, const vi_bf16* next, int first, int last, int dim) {
-    add_values<H, Strip>(acc, lda, w, ldw, first, last, dim, [=](int t, int d) {
+    const auto row = [=](int t, int d) {
         if (d % 32 == 0) __builtin_prefetch(next + t * dim + d, 0, 2);
         return load_bf16(page + t * dim + d);
-    });
+    };
+    const int wide = dim - dim % (Strip * kWidth);
+    add_values<H, Strip>(acc, lda, w, ldw, first, last, 0, wide, row);
+    if (wide < dim) add_values<H, 1>(acc, lda, w, ldw, first, last, wide, dim, row);
 }
 
 template <int H, int Strip, int SubDim>
 inline void code_values(float* acc, int64_t lda, const float* w, int64_t ldw, const uint16_t* offsets, const float* book, int first, int last, int dim) {
-    add_values<H, Strip>(acc, lda, w, ldw, first, last, dim, [=](int t, int d) {
+    add_values<H, Strip>(acc, lda, w, ldw, first, last, 0, dim, [=](int t, int d) {
         const uint16_t* c = offsets + d / SubDim * page_tokens + t;
         return gather<SubDim>([=](int p) { return codeword(book, c[p * page_tokens]); });
     });

@@ -18,6 +18,7 @@
 #endif
 
 constexpr int score_table_bytes = 3 * 256;
+constexpr int max_subs = max_head_dim / 2; // sub-vectors of a head
 
 #if VI_LOOKUP
 
@@ -70,7 +71,7 @@ template <bool wide> inline void look_up(int8_t* out, const int8_t* table, const
 // The tables of one query: [subs][3][256] bytes, entry + 2^23 in units of the returned step. NaN or infinity in q makes the step NaN.
 inline float score_tables(uint8_t* tables, const float* query, const Quantizer& q, int head) {
     const int padded = q.books[0].padded;
-    alignas(64) float entries[64 * 256]; // of all sub-vectors
+    alignas(64) float entries[max_subs * 256]; // of all sub-vectors
     __m512 largest = _mm512_set1_ps(1e-30f);
     for (int s = 0; s < q.subs(); s++) {
         const float* words = q.books[q.book(head, s)].transposed.data();
@@ -99,7 +100,7 @@ inline float score_tables(uint8_t* tables, const float* query, const Quantizer& 
 }
 
 // Scores of Blocks blocks of 64 tokens: out [Blocks * 64] = table sums * step (* scales, which may be NULL).
-// 16-bit lanes take in the bytes of even and odd tokens: `both` sums whole lanes modulo 2^16, `odd` their upper bytes (64 * 255 < 2^16),
+// 16-bit lanes take in the bytes of even and odd tokens: `both` sums whole lanes modulo 2^16, `odd` their upper bytes (128 * 255 < 2^16),
 // so the even tokens' sums are both - 256 odd.
 template <int Blocks>
 inline void table_scores(float* out, const uint8_t* tables, const uint8_t* const* codes, const float* scales, int subs, float step) {
@@ -169,7 +170,7 @@ constexpr float query_units = 8355000.0f; // below 127 * 65536 + 127 * 256 + 127
 // A query times the units of the codebooks as signed digits to the base 256, digits[3][subs] of four bytes, the high one first; its step, and
 // the sums that the offset of the components adds to each digit. NaN or infinity in q makes the step NaN.
 struct QueryDigits {
-    int32_t digits[3][32];
+    int32_t digits[3][max_head_dim / 4];
     int32_t offset[3];
     float step;
 

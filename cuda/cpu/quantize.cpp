@@ -79,7 +79,7 @@ int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, 
         const int slot = slots[r], position = positions[r];
         if (position < 0) continue; // padding
         VI_CHECK(check_position(context, __func__, layer, r, slot, position));
-        VI_CHECK(check_page(context, __func__, layer, slot, position));
+        if (!layer->sliding()) VI_CHECK(check_page(context, __func__, layer, slot, position));
         if (layer->recent && position >= layer->exact_from[slot]) {
             lowest[slot] = std::min(lowest[slot], position), highest[slot] = std::max(highest[slot], position);
             VI_REQUIRE(context, highest[slot] - lowest[slot] < layer->recent,
@@ -115,16 +115,15 @@ int32_t vi_quantize(vi_context* context, vi_kv_layer* layer, const float* keys, 
             if (position < 0) continue;
             const int64_t i = (int64_t(r) * heads + head) * 2 + side;
             const float* x = vectors.data() + i * dim;
-            const int index = layer->page_index(slot, position);
-            uint8_t* page = side ? layer->value_page(index, head) : layer->key_page(index, head);
-            if (q.coded()) {
+            uint8_t* const page = layer->sliding() ? nullptr : layer->page(side, slot, head, position);
+            vi_bf16* const plain = reinterpret_cast<vi_bf16*>(page);
+            if (page && q.coded()) {
                 write_codes(page, q, token, codes.data() + i * most);
                 if (q.token_scale) token_scales(page, q)[token] = scales[i];
-            } else {
-                vi_bf16* to = reinterpret_cast<vi_bf16*>(page);
-                if (side) write_bf16(to + token * dim, x, dim);
-                else
-                    for (int d = 0; d < dim; d++) to[d * page_tokens + token] = f32_to_bf16(x[d]);
+            } else if (page && side) {
+                write_bf16(plain + token * dim, x, dim);
+            } else if (page) {
+                for (int d = 0; d < dim; d++) plain[d * page_tokens + token] = f32_to_bf16(x[d]);
             }
             if (position < layer->sinks) write_bf16(sinks + layer->sink_row(slot, head, position), x, dim);
             if (layer->recent && position >= layer->exact_from[slot]) write_bf16(ring + layer->recent_row(slot, head, position), x, dim);
@@ -156,8 +155,7 @@ int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_
     for (int task = 0; task < pages * heads * 2; task++) {
         const int side = task & 1, head = task / 2 % heads, start = (first_page + task / 2 / heads) * page_tokens;
         const Quantizer& q = side ? *layer->values : *layer->keys;
-        const int index = layer->page_index(slot, start);
-        const uint8_t* page = side ? layer->value_page(index, head) : layer->key_page(index, head);
+        const uint8_t* page = layer->page(side, slot, head, start);
         const int begin = std::max(first - start, 0), end = std::min(first + count - start, page_tokens);
         float tile[page_tokens * max_head_dim], scales[page_tokens];
         if (side) value_tile(tile, page, q, head, begin, end);

@@ -38,6 +38,11 @@ struct vi_kv_layer : LayerShape {
     int page_index(int slot, int position) const { return page_table[int64_t(slot) * max_pages + position / page_tokens]; }
     uint8_t* key_page(int index, int head) const { return key_pages + (int64_t(index) * kv_heads + head) * keys->head_bytes(); }
     uint8_t* value_page(int index, int head) const { return value_pages + (int64_t(index) * kv_heads + head) * values->head_bytes(); }
+    // The page of one KV head that holds a slot's position.
+    uint8_t* page(bool value, int slot, int head, int position) const {
+        const int index = page_index(slot, position);
+        return value ? value_page(index, head) : key_page(index, head);
+    }
 };
 
 inline const LayerShape* shape_of(const vi_kv_layer* layer) { return layer; }

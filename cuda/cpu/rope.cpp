@@ -1,6 +1,7 @@
 // Rotary position embedding (arXiv 2104.09864), and the step to the next position.
 #include "context.h"
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <omp.h>
 
@@ -8,6 +9,12 @@ static void turn(float& low, float& high, float cosine, float sine) {
     const float a = low, b = high;
     low = a * cosine - b * sine;
     high = b * cosine + a * sine;
+}
+
+// Beyond the range: the largest. NaN stays NaN.
+static vi_f16 f32_to_f16(float x) {
+    const float limited = x > 65504.0f ? 65504.0f : x < -65504.0f ? -65504.0f : x;
+    return std::bit_cast<vi_f16>(static_cast<_Float16>(limited));
 }
 
 extern "C" {
@@ -44,7 +51,7 @@ int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const f
     return VI_OK;
 } VI_CATCH(context)
 
-int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_bf16* keys_out, vi_bf16* values_out,
+int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_f16* keys_out, vi_f16* values_out,
                       const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim,
                       int32_t rotary_dim, int32_t interleaved, int32_t stride, int32_t out_stride) VI_TRY {
     VI_OPEN(context);
@@ -62,8 +69,8 @@ int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, co
     }
     for (int r = 0; r < rows; r++)
         for (size_t i = 0; i < width; i++) {
-            keys_out[size_t(r) * out_stride + i] = f32_to_bf16(turned[r * width + i]);
-            values_out[size_t(r) * out_stride + i] = f32_to_bf16(values[size_t(r) * stride + i]);
+            keys_out[size_t(r) * out_stride + i] = f32_to_f16(turned[r * width + i]);
+            values_out[size_t(r) * out_stride + i] = f32_to_f16(values[size_t(r) * stride + i]);
         }
     return VI_OK;
 } VI_CATCH(context)

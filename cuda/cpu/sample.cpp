@@ -15,7 +15,7 @@ struct Candidate {
 
 inline bool before(const Candidate& a, const Candidate& b) { return a.x > b.x || (a.x == b.x && a.id < b.id); }
 
-enum Fault { none, negative_temperature, not_a_number, nothing_allowed, unbounded };
+enum Fault { none, negative_temperature, nothing_to_draw };
 
 struct Row {
     const float *logits, *bias, *settings;
@@ -90,9 +90,9 @@ Fault sample(Row& row, Scratch& scratch) {
     const int top_k = row.settings[1] >= 1 && row.settings[1] < float(n) ? int(row.settings[1]) : n;
     double *x = scratch.x.data(), *mass = scratch.mass.data();
     if (!(temperature >= 0)) return negative_temperature;
-    if (!penalize(x, row)) return not_a_number;
+    if (!penalize(x, row)) return nothing_to_draw;
     const double most = maximum(x, n);
-    if (std::isinf(most)) return most < 0 ? nothing_allowed : unbounded;
+    if (std::isinf(most)) return nothing_to_draw;
     row.id = int(std::find(x, x + n, most) - x);
     if (temperature == 0) return none;
 
@@ -150,14 +150,12 @@ extern "C" int32_t vi_sample(vi_context* context, int32_t* ids, float* logprobs,
     }
     for (int r = 0; r < rows; r++) {
         VI_REQUIRE(context, faults[r] != negative_temperature, "%s: row %d has the temperature %g", __func__, r, drawn[r].settings[0]);
-        if (faults[r] == not_a_number) return context->fail(VI_DEVICE_ERROR, "%s: row %d has NaN logits", __func__, r);
-        if (faults[r] == nothing_allowed) return context->fail(VI_DEVICE_ERROR, "%s: row %d has only logits of -infinity", __func__, r);
-        if (faults[r] == unbounded) return context->fail(VI_DEVICE_ERROR, "%s: row %d has a logit of infinity", __func__, r);
     }
     for (int r = 0; r < rows; r++) {
-        ids[r] = drawn[r].id;
-        if (logprobs) logprobs[r] = drawn[r].logprob;
-        if (counts) counts[size_t(r) * vocabulary + drawn[r].id] += 2;
+        const bool drew = faults[r] == none;
+        ids[r] = drew ? drawn[r].id : -1;
+        if (logprobs) logprobs[r] = drew ? drawn[r].logprob : NAN;
+        if (counts && drew) counts[size_t(r) * vocabulary + drawn[r].id] += 2;
     }
     return VI_OK;
 } VI_CATCH(context)

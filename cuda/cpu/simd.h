@@ -46,23 +46,40 @@ template <class T> inline T kept(T x) {
     return x;
 }
 
+// 2^x = 2^i (1 + f slope) of x = i + f, |f| <= 1/2, i >= -127: (2^f - 1) / f by the Taylor series of 2^f, whose first dropped term is
+// (f ln 2)^8 / 8! < 6e-9; 2^i as exponent bits, which are 0 for i = -127.
+struct Power {
+    Vec f, slope, scale;
+
+    explicit Power(Vec x) {
+        const Vec lowest = splat(-127.0f), magic = splat(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
+        x = x <= lowest ? lowest : x;
+        const Vec shifted = x + magic;
+        f = x - (shifted - magic);
+        scale = reinterpret_cast<Vec>((reinterpret_cast<VecInt>(shifted) - reinterpret_cast<VecInt>(magic) + 127) << 23);
+        Vec y = splat(1.5252734e-5f);
+        y = y * f + 1.5403530e-4f;
+        y = y * f + 1.3333558e-3f;
+        y = y * f + 9.6181291e-3f;
+        y = y * f + 5.5504109e-2f;
+        y = y * f + 2.4022651e-1f;
+        slope = y * f + 6.9314718e-1f;
+    }
+};
+
 // 2^x for x <= 127, within 1e-7 relative; exactly 0 from x <= -127 down, minus infinity included.
-// x = i + f, |f| <= 1/2; 2^f by its Taylor series, whose first dropped term is (f ln 2)^8 / 8! < 6e-9; 2^i as exponent bits.
 inline Vec exp2_vec(Vec x) {
-    const Vec lowest = splat(-127.0f), magic = splat(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer
-    x = x <= lowest ? lowest : x;
-    const Vec shifted = x + magic;
-    const Vec f = x - (shifted - magic);
-    const VecInt exponent = (reinterpret_cast<VecInt>(shifted) - reinterpret_cast<VecInt>(magic) + 127) << 23;
-    Vec y = splat(1.5252734e-5f);
-    y = y * f + 1.5403530e-4f;
-    y = y * f + 1.3333558e-3f;
-    y = y * f + 9.6181291e-3f;
-    y = y * f + 5.5504109e-2f;
-    y = y * f + 2.4022651e-1f;
-    y = y * f + 6.9314718e-1f;
-    y = y * f + 1.0f;
-    return y * reinterpret_cast<Vec>(exponent);
+    const Power power(x);
+    return (power.slope * power.f + 1.0f) * power.scale;
+}
+
+// tanh x within 4e-7 relative: with m = e^(-2 |x|) - 1, which loses no digits near 0, it is -m / (2 + m), and x's sign.
+inline Vec tanh_vec(Vec x) {
+    const VecInt sign = reinterpret_cast<VecInt>(x) & INT32_MIN;
+    const Vec size = reinterpret_cast<Vec>(reinterpret_cast<VecInt>(x) & INT32_MAX);
+    const Power power(size * -2.8853901f); // 2 log2 e
+    const Vec m = power.slope * power.f * power.scale + (power.scale - 1.0f);
+    return reinterpret_cast<Vec>(reinterpret_cast<VecInt>(-m / (m + 2.0f)) | sign);
 }
 
 // In a fixed order: halves are added until one lane is left.

@@ -26,10 +26,9 @@ inline void transpose(Vec* rows) {
     if constexpr (kWidth >= 16) transpose_step<8>(rows);
 }
 
-// c [Rows, n] (+)= a [Rows, k] b [k, n]: a strip of c stays in registers, b streams from L1.
-template <int Rows>
+// c [Rows, n] (+)= a [Rows, k] b [k, n]: a strip of c stays in registers, b streams from L1. n a multiple of the strip.
+template <int Rows, int strip>
 inline void multiply_rows(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int n, int k, bool add) {
-    constexpr int strip = kWidth == 16 ? 4 : 2;
     for (int j = 0; j < n; j += strip * kWidth) {
         Vec acc[Rows][strip];
 #pragma GCC unroll 6
@@ -52,15 +51,24 @@ inline void multiply_rows(float* c, int64_t ldc, const float* a, int64_t lda, co
     }
 }
 
-// The same for any m; n a multiple of 64. A row's bits do not depend on the other rows: its sums run in the order of k.
-inline void multiply(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int m, int n, int k, bool add) {
+// The same for any m.
+template <int strip>
+inline void multiply_strips(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int m, int n, int k, bool add) {
     constexpr int block = kWidth == 16 ? 6 : 4;
-    for (; m >= block; m -= block, c += block * ldc, a += block * lda) multiply_rows<block>(c, ldc, a, lda, b, ldb, n, k, add);
+    for (; m >= block; m -= block, c += block * ldc, a += block * lda) multiply_rows<block, strip>(c, ldc, a, lda, b, ldb, n, k, add);
     switch (m) {
-    case 1: return multiply_rows<1>(c, ldc, a, lda, b, ldb, n, k, add);
-    case 2: return multiply_rows<2>(c, ldc, a, lda, b, ldb, n, k, add);
-    case 3: return multiply_rows<3>(c, ldc, a, lda, b, ldb, n, k, add);
-    case 4: return multiply_rows<4>(c, ldc, a, lda, b, ldb, n, k, add);
-    case 5: return multiply_rows<5>(c, ldc, a, lda, b, ldb, n, k, add);
+    case 1: return multiply_rows<1, strip>(c, ldc, a, lda, b, ldb, n, k, add);
+    case 2: return multiply_rows<2, strip>(c, ldc, a, lda, b, ldb, n, k, add);
+    case 3: return multiply_rows<3, strip>(c, ldc, a, lda, b, ldb, n, k, add);
+    case 4: return multiply_rows<4, strip>(c, ldc, a, lda, b, ldb, n, k, add);
+    case 5: return multiply_rows<5, strip>(c, ldc, a, lda, b, ldb, n, k, add);
     }
+}
+
+// The same for n a multiple of 16: wide strips, then what is left. A row's bits do not depend on the other rows: its sums run in the order of k.
+inline void multiply(float* c, int64_t ldc, const float* a, int64_t lda, const float* b, int64_t ldb, int m, int n, int k, bool add) {
+    constexpr int strip = kWidth == 16 ? 4 : 2;
+    const int wide = n - n % (strip * kWidth);
+    multiply_strips<strip>(c, ldc, a, lda, b, ldb, m, wide, k, add);
+    if (wide < n) multiply_strips<1>(c + wide, ldc, a, lda, b + wide, ldb, m, n - wide, k, add);
 }

@@ -21,7 +21,9 @@
  *  - the first `sinks` positions and the newest tokens are also kept as bf16: sinks[slot][kv_head][position][head_dim],
  *    recent[slot][kv_head][position % recent][head_dim], a ring;
  *  - a query at position p sees position j <= p exactly (bf16) where j < sinks, or p - j < window and j >= exact_from[slot];
- *    all other positions j < p are read from the pages. exact_from is the lowest position whose ring row is valid. */
+ *    all other positions j < p are read from the pages. exact_from is the lowest position whose ring row is valid;
+ *  - a layer with a sliding window has a ring and neither pages nor sinks: a query at position p sees positions p - j < window
+ *    with j >= exact_from[slot] and no others; one that sees nothing has zeros. */
 #ifndef VECINFER_H
 #define VECINFER_H
 #include <stdint.h>
@@ -36,6 +38,7 @@ extern "C" {
 #endif
 
 typedef uint16_t vi_bf16; /* the upper half of an IEEE float, rounded to nearest even */
+typedef uint16_t vi_f16;  /* IEEE half precision */
 typedef struct vi_context vi_context;
 typedef struct vi_transform vi_transform;
 typedef struct vi_quantizer vi_quantizer;
@@ -165,10 +168,10 @@ VI_API int32_t vi_pack(vi_context* context, void* out, const void* blocks, int32
  * channels stay as they are. x [rows, heads, head_dim] with a row stride; frequencies f32 [rotary_dim / 2], already scaled (llama3, YaRN, longrope) by the caller;
  * factor: YaRN's and longrope's attention factor, 1 otherwise. Angles are reduced in double precision. rotary_dim is even, 2..head_dim. */
 VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride);
-/* vi_rope of queries [rows, heads, head_dim], in place, and of keys [rows, kv_heads, head_dim], then vi_convert of those keys and of the values to bf16, in one pass:
- * what a prompt does between its products and its attention. queries, keys and values have one row stride, keys_out and values_out [rows, kv_heads, head_dim]
+/* vi_rope of queries [rows, heads, head_dim], in place, and of keys [rows, kv_heads, head_dim], then those keys and the values rounded to f16 (beyond +-65504 to these),
+ * in one pass: what a prompt does between its products and its attention. queries, keys and values have one row stride, keys_out and values_out [rows, kv_heads, head_dim]
  * another. keys are not changed. Where rotary_dim is 0, nothing is rotated, and positions and frequencies may be NULL. */
-VI_API int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_bf16* keys_out, vi_bf16* values_out, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride, int32_t out_stride);
+VI_API int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_f16* keys_out, vi_f16* values_out, const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t rotary_dim, int32_t interleaved, int32_t stride, int32_t out_stride);
 /* out[r, i] = gate of g = gate_up[r, i] and u = gate_up[r, width + i]; gate_up [rows, 2 width], out [rows, width], sigmoid(x) = 1 / (1 + e^-x):
  *  - VI_SILU: g sigmoid(g) u (arXiv 2002.05202);
  *  - VI_GELU: GELU's approximation with tanh (arXiv 1606.08415) of g, times u: g/2 (1 + tanh(z)) = g sigmoid(2 z), z = sqrt(2 / pi) (g + 0.044715 g^3);
@@ -219,7 +222,7 @@ VI_API int32_t vi_channel_max(vi_context* context, float* maxima, const float* x
  * Or in place of both a fitted transform, matrices f32 [3, kv_heads, head_dim, head_dim] (otherwise NULL), as row vectors take them, in the order of the directions:
  * x~ = x matrices[direction, head]. With A = matrices[0] scores stay what they are where matrices[1] is the transposed inverse of A, and matrices[2] is the
  * inverse; the library takes them as they are given. With none of the three x~ = x. All is copied. VI_INVALID_ARGUMENT for matrices beside smooth or hadamard, and on
- * the CPU where a number is not finite. head_dim 64 or 128; others are VI_UNSUPPORTED, by name. */
+ * the CPU where a number is not finite. head_dim 64, 128 or 256; others are VI_UNSUPPORTED, by name. */
 VI_API int32_t vi_transform_create(vi_context* context, uint8_t* out, const float* smooth, const float* matrices, int32_t kv_heads, int32_t head_dim, int32_t hadamard);
 /* Quantizers made with the transform keep what it holds: it may be destroyed before them. */
 VI_API int32_t vi_transform_destroy(vi_context* context, vi_transform* transform);
@@ -232,7 +235,8 @@ VI_API int32_t vi_transform_apply(vi_context* context, float* out, const float* 
  * copied, each rounded to whole multiples of max |c| / 127 (sub_dim 2: 2047), so that both libraries hold the same. transform: of the same heads, or NULL for none; the quantizer
  * keeps what it holds, the handle may be destroyed. token_scale 0 or 1. Formats, as (sub_dim,bits), are
  * bf16 (1,16), d2b8 (2,8), d4b12 (4,12), d4b10 (4,10), d4b8 (4,8), d4b6 (4,6), d8b12 (8,12), d8b8 (8,8);
- * bf16 keeps rows as they are, without codebooks, transform and token_scale. head_dim 64 or 128; others are VI_UNSUPPORTED, by name.
+ * bf16 keeps rows as they are, without codebooks, transform and token_scale. head_dim 64, 128 or 256, and 80, 96, 112 or 192 with bf16; others are
+ * VI_UNSUPPORTED, by name.
  * With token_scale each vector x~ is coded as s c: r = rms(x~), c = nearest(x~ / r), s = <x~, c> / <c, c>, kept in 8 bits as
  * u = clamp(round(16 log2 s) + 128, 0, 255), s = 2^((u - 128) / 16). A vector of zeros has u = 0. Without it c = nearest(x~), s = 1. */
 VI_API int32_t vi_quantizer_create(vi_context* context, uint8_t* out, const float* codebooks, const vi_transform* transform, int32_t kv_heads, int32_t head_dim, int32_t sub_dim, int32_t bits, int32_t codebook_heads, int32_t codebook_parts, int32_t token_scale);
@@ -246,7 +250,8 @@ VI_API int32_t vi_page_bytes(vi_context* context, uint8_t* out, const vi_quantiz
 /* Binds one layer's memory; the addresses must outlive the handle. key_pages, value_pages: page_count blocks of vi_page_bytes.
  * key_recent, value_recent bf16 [slots, kv_heads, recent, head_dim] (NULL if recent is 0); key_sinks, value_sinks bf16
  * [slots, kv_heads, sinks, head_dim] (NULL if sinks is 0); page_table int32 [slots, max_pages]; exact_from int32 [slots].
- * window <= recent. Page indices past a sequence's end are never followed. An index outside page_count is never read (VI_INVALID_ARGUMENT on the CPU, NaN on CUDA). */
+ * window <= recent. A layer with a sliding window of the model has page_count 0, max_pages 0, sinks 0, window >= 1 and NULL for pages and page_table; both
+ * quantizers are bf16 then. Page indices past a sequence's end are never followed. An index outside page_count is never read (VI_INVALID_ARGUMENT on the CPU, NaN on CUDA). */
 VI_API int32_t vi_kv_layer_create(vi_context* context, uint8_t* out, const vi_quantizer* keys, const vi_quantizer* values, void* key_pages, void* value_pages, vi_bf16* key_recent, vi_bf16* value_recent, vi_bf16* key_sinks, vi_bf16* value_sinks, const int32_t* page_table, const int32_t* exact_from, int32_t page_count, int32_t slots, int32_t max_pages, int32_t sinks, int32_t window, int32_t recent);
 VI_API int32_t vi_kv_layer_destroy(vi_context* context, vi_kv_layer* layer);
 /* Encodes and stores rows of keys (after RoPE) and values, [rows, kv_heads, head_dim] with one row stride each: row r belongs to slots[r], positions[r].
@@ -260,15 +265,20 @@ VI_API int32_t vi_rope_quantize(vi_context* context, vi_kv_layer* layer, float* 
 VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, const vi_kv_layer* layer, int32_t slot, int32_t first, int32_t count);
 /* out[r] = softmax(scale q_r K^T) V over positions 0 .. positions[r] of slots[r], read as the head of this file says (sinks, pages, ring).
  * The rows' own keys are already stored. q and out [rows, heads, head_dim]; q with row stride, out contiguous. Query head h reads KV head h / (heads / kv_heads);
- * heads / kv_heads is 1..16. Rows may share a slot. A row with position < 0 is padding: its output is zeros. */
-VI_API int32_t vi_attention(vi_context* context, float* out, const float* q, const vi_kv_layer* layer, const int32_t* slots, const int32_t* positions, float scale, int32_t rows, int32_t heads, int32_t stride);
-/* Exact causal attention of a prompt over fresh keys and values (kv_dtype VI_F32 or VI_BF16, not in the cache yet), and over `past` tokens of `slot` that are.
- * Query row r is fresh token first + r; it sees fresh tokens 0 .. first + r and all past ones (the last `window` of them and the sinks exactly).
+ * heads / kv_heads is 1..16. Rows may share a slot. A row with position < 0 is padding: its output is zeros.
+ * sink_logits f32 [heads] or NULL: one more logit a head in the softmax, which has no value (attention sinks of gpt-oss): out = sum_j e^(s_j) v_j / (e^(sink_logits[h]) + sum_j e^(s_j)).
+ * soft_cap > 0: s = soft_cap tanh(scale q k / soft_cap) in place of s = scale q k (Gemma 2); 0: none. */
+VI_API int32_t vi_attention(vi_context* context, float* out, const float* q, const vi_kv_layer* layer, const int32_t* slots, const int32_t* positions, const float* sink_logits, float scale, float soft_cap, int32_t rows, int32_t heads, int32_t stride);
+/* Exact causal attention of a prompt over fresh keys and values (kv_dtype VI_F32, VI_BF16 or, on CUDA alone, VI_F16; not in the cache yet), and over `past` tokens of `slot` that are.
+ * Query row r is fresh token first + r; it sees fresh tokens 0 .. first + r and all past ones (the last `window` of the layer's and the sinks exactly).
+ * sliding_window > 0: of all these only those less than sliding_window positions before its own, itself included; 0: none. Where the layer has a sliding window it is
+ * the same, and its ring holds the last sliding_window - 1 past tokens. sink_logits and soft_cap as in vi_attention.
  * q [rows, heads, head_dim] with q_stride, starting at row `first`; keys, values [first + rows, kv_heads, head_dim] with kv_stride; out contiguous.
- * bf16 rows are read where they are, in 16 bytes at a time: their addresses and kv_stride * 2 are multiples of 16. f32 rows CUDA rounds to bf16 on every call.
- * out_dtype is VI_F32 or, on CUDA alone and where kv_dtype is VI_BF16, VI_BF16: the f32 results rounded.
+ * CUDA multiplies f16: it reads f16 rows where they are, and rounds others to f16 on every call (beyond +-65504 to these). Rows of 16 bits are read in 16 bytes at a
+ * time: their addresses and kv_stride * 2 are multiples of 16.
+ * out_dtype is VI_F32 or, on CUDA alone and where kv_dtype is VI_F16, VI_BF16: the f32 results rounded.
  * layer may be NULL where past is 0; then kv_heads and head_dim alone describe the shapes. */
-VI_API int32_t vi_attention_prefill(vi_context* context, void* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer, float scale, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype, int32_t out_dtype);
+VI_API int32_t vi_attention_prefill(vi_context* context, void* out, const float* q, const void* keys, const void* values, const vi_kv_layer* layer, const float* sink_logits, float scale, float soft_cap, int32_t slot, int32_t past, int32_t first, int32_t rows, int32_t sliding_window, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t q_stride, int32_t kv_stride, int32_t kv_dtype, int32_t out_dtype);
 
 /* ---------------------------------------------------------------- sampling */
 
@@ -279,7 +289,8 @@ VI_API int32_t vi_attention_prefill(vi_context* context, void* out, const float*
  * smallest set of largest with mass >= top_p, and those with p >= min_p * p_max; draw by inverse CDF in order of id with
  * u = uniform(seeds[r], positions[r]). logprobs f32 [rows] (may be NULL): log softmax of the raw logits at the drawn id. Logits [rows, vocabulary] are not changed.
  * uniform(seed, position): x = (uint64)(uint32)seed << 32 | (uint32)position; x += 0x9e3779b97f4a7c15; x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9;
- * x = (x ^ x >> 27) * 0x94d049bb133111eb; x ^= x >> 31 (splitmix64); u = (x >> 40) * 2^-24. NaN logits are VI_DEVICE_ERROR on the CPU, id -1 on CUDA. */
+ * x = (x ^ x >> 27) * 0x94d049bb133111eb; x ^= x >> 31 (splitmix64); u = (x >> 40) * 2^-24. A row with a NaN, or with no finite largest x,
+ * gets id -1 and logprob NaN, and its counts stay; the others do not notice. */
 VI_API int32_t vi_sample(vi_context* context, int32_t* ids, float* logprobs, const float* logits, int32_t* counts, const float* bias, const float* settings, const int32_t* seeds, const int32_t* positions, int32_t rows, int32_t vocabulary);
 /* Log-probabilities: of targets[r] to out_targets [rows] (both may be NULL), and the `top` most probable, in order, to out_values and out_ids [rows, top] (NULL if top is 0). */
 VI_API int32_t vi_log_probabilities(vi_context* context, float* out_targets, float* out_values, int32_t* out_ids, const float* logits, const int32_t* targets, int32_t rows, int32_t vocabulary, int32_t top);

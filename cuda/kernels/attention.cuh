@@ -11,16 +11,18 @@
 #pragma once
 #include "attention_exact.cuh"
 #include "attention_plan.cuh"
+#include "attention_score.cuh"
 
 // Wide: one block a multiprocessor, whose 16 warps share tables of 10-bit codes with a copy for each bank, or half as many; two blocks of 8 leave room for fewer.
-// It takes the 227 KB of shared memory that multiprocessors have from 9.0 on. Other formats have all copies as they are.
+// It takes the 227 KB of shared memory that multiprocessors have from 9.0 on. Other formats have all copies as they are. With 256 channels a head a block has a
+// multiprocessor's registers to itself.
 template <class K, class V, bool Wide> struct AttentionShape {
     static constexpr bool coded = K::coded && V::coded;
     static constexpr int warps = Wide ? 16 : coded ? 8 : 4;
-    static constexpr int blocks = Wide ? 1 : attention_blocks; // of a multiprocessor
+    static constexpr int blocks = Wide || K::D == 256 ? 1 : attention_blocks; // of a multiprocessor
     static constexpr int setup = coded ? 20 : 4;               // of a row, in pages
     // Halves of a page in flight: as many as registers hold.
-    static constexpr int halves = coded && K::words + V::words <= 16 ? 2 : 1;
+    static constexpr int halves = coded && K::words + V::words <= (K::D == 256 ? 32 : 16) ? 2 : 1;
     // 10 bits: copies that fit.
     template <class F, class Other> static constexpr int copies() {
         if (!F::coded) return 0;
@@ -35,7 +37,7 @@ template <class K, class V, bool Wide> struct AttentionShape {
 };
 
 // Pairs that have a wide shape besides the other, and whether this target has code for it.
-template <class K, class V> constexpr bool attention_wide = K::coded && V::coded && (K::b == 10 || V::b == 10);
+template <class K, class V> constexpr bool attention_wide = K::coded && V::coded && (K::b == 10 || V::b == 10) && K::D < 256;
 template <bool Wide> __device__ constexpr bool attention_code() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
     return !Wide;
@@ -61,9 +63,12 @@ __device__ inline float* attention_out(const AttentionArguments& a, const Attent
 }
 
 template <int N> __device__ inline void load_partial(float (&x)[N], const float* from) {
-    if constexpr (N == 4) {
-        const float4 y = __ldcg(reinterpret_cast<const float4*>(from));
-        x[0] = y.x, x[1] = y.y, x[2] = y.z, x[3] = y.w;
+    if constexpr (N >= 4) {
+#pragma unroll
+        for (int i = 0; i < N; i += 4) {
+            const float4 y = __ldcg(reinterpret_cast<const float4*>(from + i));
+            x[i] = y.x, x[i + 1] = y.y, x[i + 2] = y.z, x[i + 3] = y.w;
+        }
     } else {
         const float2 y = __ldcg(reinterpret_cast<const float2*>(from));
         x[0] = y.x, x[1] = y.y;
@@ -75,6 +80,15 @@ __device__ inline int add_acquire_release(int* address, int value) {
     int before;
     asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(before) : "l"(address), "r"(value) : "memory");
     return before;
+}
+
+// Transforms the heads' vectors, at `address` of shared memory, in place: vector v was written by warp v alone and is read by it again. A function of its own, which both
+// ends of a row call: it is a fifth of a kernel's code and no part of its loop. Barriers and partial as in transform_by_block.
+template <int D, int warps> __device__ __noinline__ void transform_heads(uint32_t address, uint32_t partial, Transform transform, int direction, int head) {
+    auto& x = *static_cast<float (*)[attention_heads][D]>(__cvta_shared_to_generic(address));
+    float out[D / 32];
+    transform_by_block<D>(out, x, *static_cast<float (*)[warps][attention_heads][D]>(__cvta_shared_to_generic(partial)), transform, direction, head);
+    if (threadIdx.x / 32 < attention_heads) store_lane(x[threadIdx.x / 32], out);
 }
 
 template <class K, class V, bool Wide>
@@ -90,6 +104,7 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
     uint8_t *const key_table = memory, *const value_table = memory + (Shape::interleaved ? 128 : Shape::KeyTable::bytes);
     auto& shared = *reinterpret_cast<AttentionShared<D, warps>*>(memory + Shape::KeyTable::bytes + Shape::ValueTable::bytes);
     const Cache& cache = a.cache;
+    auto shared_address = [](const void* object) { return static_cast<uint32_t>(__cvta_generic_to_shared(object)); };
     auto uniform = [](int x) { return __shfl_sync(0xffffffffu, x, 0); }; // tells the compiler that it is
     const int warp = uniform(threadIdx.x / 32), lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const bool first = t < 2; // the half of the lanes that keeps tokens 0..7 of a tile
@@ -147,7 +162,10 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
             }
             if (warp < attention_heads)
                 for (int i = 0; i < N; ++i) shared.queries[warp][lane * N + i] = x[i];
-            if (K::coded) transform_by_block<D, 1>(x, shared.queries, shared.out, key_transform, kv_head);
+            if (K::coded) {
+                transform_heads<D, warps>(shared_address(shared.queries), shared_address(shared.out), key_transform, VI_TRANSFORM_QUERY, kv_head);
+                if (warp < attention_heads) load_lane(x, shared.queries[warp]);
+            }
             float most = 0;
             for (int i = 0; i < N; ++i) {
                 x[i] *= a.scale;
@@ -222,7 +240,15 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
                             s[tile][0] = fmaf(s[tile][0], factor, summand);
                             s[tile][1] = fmaf(s[tile][1], factor, summand);
                         }
-                        if (partial) {
+                        if (partial || a.soft_cap > 0) {
+                            if (a.soft_cap > 0) {
+#pragma unroll
+                                for (int tile = 0; tile < tiles; ++tile) {
+                                    const float summand = V::coded ? log_scale(value_scales, tile) : 0.0f;
+                                    s[tile][0] = soft_capped(s[tile][0] - summand, a.soft_cap, a.cap_rate) + summand;
+                                    s[tile][1] = soft_capped(s[tile][1] - summand, a.soft_cap, a.cap_rate) + summand;
+                                }
+                            }
 #pragma unroll
                             for (int tile = 0; tile < tiles; ++tile) {
                                 const int token = start + half * 32 + tile * 16 + own;
@@ -292,7 +318,7 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
 #pragma unroll
                 for (int c = 0; c < 4; ++c) sum[i][c] = acc[i][c] * unit_weight;
         }
-        attention_exact<D, V::value_d>(sum, m, l, ValueTile::headroom, cache, r, kv_head, shared.queries[0], page - r.pages, segment.to - r.pages, warps);
+        attention_exact<D, V::value_d>(sum, m, l, ValueTile::headroom, cache, r, kv_head, shared.queries[0], a.soft_cap, a.cap_rate, page - r.pages, segment.to - r.pages, warps);
 
         let_next_start(); // not before: its blocks would take shared memory and bandwidth from this one's
 
@@ -317,9 +343,9 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
         }
         __syncthreads();
         constexpr int partial_row = attention_partial(D), partial_size = attention_heads * partial_row;
-        float x[N] = {}, total_l = 0; // of head `warp`
+        float x[N] = {}, most = -1e30f, total_l = 0; // of head `warp`
         if (warp < segment.heads) {
-            float most = shared.m[0][warp];
+            most = shared.m[0][warp];
             for (int w = 1; w < warps; ++w) most = fmaxf(most, shared.m[w][warp]);
             for (int w = 0; w < warps; ++w) {
                 const float f = exp2_fast(shared.m[w][warp] - most);
@@ -348,7 +374,7 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
             auto place = [&](int i) { // of the i-th block; what began before a block is in its first place
                 return a.partials + static_cast<int64_t>((first_block + i) * 2 + (i == 0)) * partial_size + h * partial_row;
             };
-            float most = -1e30f;
+            most = -1e30f;
             total_l = 0;
             for (int k = 0; k < N; ++k) x[k] = 0;
             if (h < segment.heads && warp < step * attention_heads) {
@@ -382,10 +408,11 @@ attention_kernel(const __grid_constant__ AttentionArguments a) {
                 for (int w = warp + attention_heads; w < step * attention_heads; w += attention_heads)
                     for (int k = 0; k < N; ++k) x[k] += shared.out[w][0][lane * N + k];
         }
+        if (a.sink_logits && warp < segment.heads) total_l += sink_weight(a.sink_logits[segment.first_head + warp], most);
         if (warp < attention_heads)
             for (int i = 0; i < N; ++i) shared.queries[warp][lane * N + i] = warp < segment.heads ? x[i] / total_l : 0.0f;
-        transform_by_block<D, 2>(x, shared.queries, shared.out, value_transform, kv_head);
+        if (V::coded) transform_heads<D, warps>(shared_address(shared.queries), shared_address(shared.out), value_transform, VI_TRANSFORM_INVERSE, kv_head);
         if (warp < segment.heads)
-            for (int i = 0; i < N; ++i) attention_out(a, segment)[warp * D + lane * N + i] = x[i];
+            for (int i = 0; i < N; ++i) attention_out(a, segment)[warp * D + lane * N + i] = shared.queries[warp][lane * N + i];
     }
 }

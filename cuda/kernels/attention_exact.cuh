@@ -1,6 +1,6 @@
 // The part of decode attention that no format changes: bf16 tokens of sinks and ring.
 #pragma once
-#include "attention_tile.cuh"
+#include "attention_score.cuh"
 #include "transform.cuh"
 #include "quantizer.h"
 
@@ -19,7 +19,7 @@ template <int d> __device__ inline void load_channels(uint32_t* out, const vi_bf
 // Adds tiles first, first + step, ... below last of 16 exact tokens, sinks before the ring's, to a warp's sum, m and l. d: see Values.
 template <int D, int d, class Row>
 __device__ inline void attention_exact(float (&sum)[D / 16][4], float (&m)[2], float (&l)[2], float headroom, const Cache& cache, const Row& r, int kv_head,
-                                       const float* queries, int first_tile, int last_tile, int step) {
+                                       const float* queries, float soft_cap, float cap_rate, int first_tile, int last_tile, int step) {
     const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const bool first = t < 2;
     const int count = r.coded_begin + r.tokens - r.coded_end;
@@ -65,6 +65,7 @@ __device__ inline void attention_exact(float (&sum)[D / 16][4], float (&m)[2], f
         const float one[4] = {1, 1, 1, 1};
         float s0, s1;
         score.scores(s0, s1, one, first);
+        if (soft_cap > 0) s0 = soft_capped(s0, soft_cap, cap_rate), s1 = soft_capped(s1, soft_cap, cap_rate);
         if (start + (first ? g : g + 8) >= count) s0 = s1 = -__builtin_huge_valf();
 
         float n0 = s0, n1 = s1;

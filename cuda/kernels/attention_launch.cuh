@@ -22,16 +22,25 @@ template <class K, class V, bool Wide = false> int32_t attention_launch(vi_conte
     return VI_OK;
 }
 
+using PairLauncher = int32_t (*)(vi_context*, const char* name, const AttentionArguments&);
+
+template <int D, FormatIndex key, FormatIndex value> constexpr PairLauncher attention_pair() { // nullptr: the any-pair kernel's
+    if constexpr (has_attention_kernel(key, value, D))
+        return attention_launch<Format<D, formats[key].sub_dim, formats[key].bits>, Format<D, formats[value].sub_dim, formats[value].bits>>;
+    else return nullptr;
+}
+
 template <int D, FormatIndex key> int32_t attention_values(vi_context* context, const char* name, const AttentionArguments& a, int value_format) {
-    using K = Format<D, formats[key].sub_dim, formats[key].bits>;
-#define VI_ATTENTION_PAIR(format, d, b) attention_launch<K, Format<D, d, b>>,
-    static constexpr int32_t (*pairs[])(vi_context*, const char*, const AttentionArguments&) = {VI_FORMATS(VI_ATTENTION_PAIR)};
-#undef VI_ATTENTION_PAIR
+#define VI_ATTENTION_VALUE(format, d, b) attention_pair<D, key, format_##format>(),
+    static constexpr PairLauncher pairs[] = {VI_FORMATS(VI_ATTENTION_VALUE)};
+#undef VI_ATTENTION_VALUE
     return pairs[value_format](context, name, a);
 }
 
 #define VI_ATTENTION(format)                                                                                                          \
     int32_t attention_##format(vi_context* context, const char* name, const AttentionArguments& a, int value_format) {                \
-        return a.cache.head_dim == 64 ? attention_values<64, format_##format>(context, name, a, value_format)                         \
-                                      : attention_values<128, format_##format>(context, name, a, value_format);                       \
+        const auto values = a.cache.head_dim == 64 ? attention_values<64, format_##format>                                            \
+            : a.cache.head_dim == 128              ? attention_values<128, format_##format>                                           \
+                                                   : attention_values<256, format_##format>;                                          \
+        return values(context, name, a, value_format);                                                                                \
     }

@@ -9,9 +9,10 @@
 #pragma once
 #include "attention.h"
 
-// Where a row's tokens are read: sinks 0 .. coded_begin - 1, pages coded_begin .. coded_end - 1, ring coded_end .. tokens - 1.
+// Where a row's tokens are read: sinks 0 .. coded_begin - 1, pages coded_begin .. coded_end - 1, ring coded_end .. tokens - 1. Of a layer with a sliding window the
+// ring's alone.
 struct AttentionRow {
-    int slot, tokens, coded_begin, coded_end, pages; // pages < 0: no such slot or position
+    int slot, tokens, coded_begin, coded_end, pages; // pages < 0: no such slot or position, or with tokens < 1 nothing to see
 
     AttentionRow() = default;
     __device__ AttentionRow(const AttentionArguments& a, int row) {
@@ -21,10 +22,17 @@ struct AttentionRow {
         coded_begin = coded_end = 0;
         pages = -1;
         if (tokens < 1 || !c.valid(slot, tokens - 1)) return;
+        if (c.sliding()) {
+            coded_end = max(max(0, tokens - c.window), c.exact_from[slot]);
+            if (coded_end < tokens) pages = 0;
+            else tokens = 0; // it sees nothing: zeros, as padding
+            return;
+        }
         coded_begin = min(c.sinks, tokens);
         coded_end = max(coded_begin, min(tokens, max(tokens - c.window, c.exact_from[slot])));
         pages = coded_begin < coded_end ? (coded_end - 1) / page_tokens - coded_begin / page_tokens + 1 : 0;
     }
+    __device__ int first(const Cache& c) const { return c.sliding() ? coded_end : 0; } // token that is read
     __device__ int exact_tiles() const { return (coded_begin + tokens - coded_end + 15) / 16; }
     __device__ int units() const { return pages < 0 ? 1 : pages + exact_tiles(); }
 };

@@ -1,5 +1,6 @@
 // The library, the context, its errors and its scratch memory.
 #include "context.h"
+#include "attention.h"
 #include "attention_prefill.h"
 #include "common/text.h"
 #include "linear.h"
@@ -202,7 +203,7 @@ VI_API int32_t vi_device_info(vi_context* context, uint8_t* out, int32_t capacit
     const cudaDeviceProp& properties = context->properties;
     const std::string text = "{\"library\":\"vecinfer_cuda\",\"device\":" + quoted(properties.name) + ",\"compute\":\"" + std::to_string(properties.major) + "." +
                              std::to_string(properties.minor) + "\",\"threads\":" + std::to_string(context->multiprocessors) + ",\"instructions\":\"" +
-                             linear_large_library(context) + (context->wgmma ? ", prompts by wgmma" : "") + "\"}";
+                             linear_large_library(context) + (context->wgmma ? ", prompts by wgmma" : "") + "\",\"attention\":" + attention_kernels() + "}";
     VI_REQUIRE(context, capacity > static_cast<int64_t>(text.size()), "%s: capacity is %d, needs %zu", __func__, capacity, text.size() + 1);
     write_text(out, capacity, text);
     return VI_OK;

@@ -1,4 +1,4 @@
-// The orthonormal Walsh-Hadamard transform of a vector of D = 64 or 128 floats held by one warp, lane l with elements l D/32 .. :
+// The orthonormal Walsh-Hadamard transform of a vector of D = 64, 128 or 256 floats held by one warp, lane l with elements l D/32 .. :
 // log2(D) steps of (a, b) -> (a + b, a - b), the first inside the lane, the others between lanes. H is its own inverse.
 #pragma once
 
@@ -23,7 +23,7 @@ template <int D> __device__ inline void hadamard(float (&x)[D / 32]) {
             x[i] = lane & h ? other - x[i] : x[i] + other;
         }
     }
-    constexpr float norm = D == 128 ? 0.08838834764831845f : 0.125f; // 1 / sqrt(D)
+    constexpr float norm = D == 256 ? 0.0625f : D == 128 ? 0.08838834764831845f : 0.125f; // 1 / sqrt(D)
 #pragma unroll
     for (int i = 0; i < N; ++i) x[i] *= norm;
 }

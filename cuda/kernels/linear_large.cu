@@ -15,15 +15,17 @@ struct Algorithm { uint64_t data[8]; };
 struct Heuristic { Algorithm algorithm; size_t workspace; int32_t state; float waves; int32_t reserved[4]; };
 constexpr int32_t compute_f32 = 68, type_f32 = 0, type_bf16 = 14;
 constexpr int32_t attribute_transpose_a = 3; // of a product
-constexpr int32_t attribute_workspace = 1;   // of a preference
+constexpr int32_t attribute_workspace = 1, attribute_reductions = 3; // of a preference
 constexpr int32_t transposed = 1;
 constexpr size_t workspace = size_t(32) << 20;
+// From so many rows on sums are not split among blocks: their order, and with it a row's bits, is then the same for all numbers of rows. lib/models/prompt.ts counts on it.
+constexpr int32_t whole_sums = 256;
 } // namespace cublas
 
 struct vi_cublas {
     void* library = nullptr;
     void* handle = nullptr;
-    void* preference = nullptr;
+    void *preference = nullptr, *whole_preference = nullptr; // the second without split sums
     void* product = nullptr;
     std::string name = "own matrix product";
 
@@ -69,7 +71,10 @@ struct vi_cublas {
         }
         const int32_t transpose = cublas::transposed;
         const size_t bytes = cublas::workspace;
-        if (product_create(&product, cublas::compute_f32, cublas::type_f32) != 0 || preference_create(&preference) != 0 ||
+        const uint32_t none = 0;
+        if (product_create(&product, cublas::compute_f32, cublas::type_f32) != 0 || preference_create(&preference) != 0 || preference_create(&whole_preference) != 0 ||
+            preference_set(whole_preference, cublas::attribute_reductions, &none, sizeof none) != 0 ||
+            preference_set(whole_preference, cublas::attribute_workspace, &bytes, sizeof bytes) != 0 ||
             product_set(product, cublas::attribute_transpose_a, &transpose, sizeof transpose) != 0 ||
             preference_set(preference, cublas::attribute_workspace, &bytes, sizeof bytes) != 0) {
             close();
@@ -91,7 +96,8 @@ struct vi_cublas {
     void close() {
         if (!handle) return;
         forget();
-        if (preference) preference_destroy(preference);
+        for (void* made : {preference, whole_preference})
+            if (made) preference_destroy(made);
         if (product) product_destroy(product);
         destroy(handle);
         handle = nullptr;
@@ -113,7 +119,8 @@ struct vi_cublas {
         made.usable = layout_create(&made.weight, cublas::type_bf16, in_features, out_features, in_features) == 0 &&
             layout_create(&made.x, cublas::type_bf16, in_features, rows, in_features) == 0 &&
             layout_create(&made.out, out_dtype == VI_BF16 ? cublas::type_bf16 : cublas::type_f32, out_features, rows, out_features) == 0 &&
-            heuristic(handle, product, made.weight, made.x, made.out, made.out, preference, 1, &made.found, &count) == 0 && count > 0 &&
+            heuristic(handle, product, made.weight, made.x, made.out, made.out, rows < cublas::whole_sums ? preference : whole_preference, 1, &made.found,
+                &count) == 0 && count > 0 &&
             made.found.state == 0;
         return made;
     }

@@ -49,7 +49,7 @@ struct PageFormat {
     // The lane that holds a sub-vector (16 bits: a channel) of a token of a half page, and its place among the lane's codes.
     __host__ __device__ void place(bool value, int token, int sub, int& lane, int& index) const {
         const int tile = token / 16, row = token % 16;
-        if (!value) {
+        if (!value || D % 64) { // values of other head dimensions as keys are: no tensor core reads them
             const int own = n() / 4; // sub-vectors of a lane and token
             lane = row % 8 * 4 + sub / own;
             index = (tile * 2 + row / 8) * own + sub % own;

@@ -56,7 +56,8 @@ template <int d, bool Halved> __device__ __forceinline__ void search(float& leas
 template <int D>
 __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant__ Cache c, const float* keys, const float* values, const int32_t* slots,
                                                            const int32_t* positions, const __grid_constant__ Rope rope, int stride, int parts) {
-    __shared__ float scaled[D], vector[1][D], best[threads], sums[32], partial[threads / 32][1][D];
+    __shared__ __align__(16) float vector[1][D], partial[threads / 32][1][D];
+    __shared__ float scaled[D], best[threads], sums[32];
     __shared__ int best_code[threads];
     __shared__ __align__(16) float words[words_most];
     __shared__ float halves[halves_most];
@@ -102,7 +103,7 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
         if (!value && rope.frequencies) Turn<D>(rope.frequencies, r.position).rotate(x);
         for (int i = 0; i < N; ++i) vector[0][lane * N + i] = x[i];
     }
-    transform_by_block<D, VI_TRANSFORM_FORWARD>(x, vector, partial, side.transform, head);
+    transform_by_block<D>(x, vector, partial, side.transform, VI_TRANSFORM_FORWARD, head);
     if (warp == 0) {
         float squares = 0;
         if (part == 0) write_exact<D>(x, c, side, r, head);
@@ -173,26 +174,31 @@ __global__ void __launch_bounds__(threads) quantize_kernel(const __grid_constant
 constexpr int ahead = 4; // vectors of a warp, for which it reads a matrix once
 
 // A KV head and side a block, `ahead` positions a warp.
-template <int D> __global__ void dequantize_kernel(float* keys, float* values, const __grid_constant__ Cache c, int slot, int first, int count) {
+template <int D, bool Padded> __global__ void dequantize_kernel(float* keys, float* values, const __grid_constant__ Cache c, int slot, int first, int count) {
     constexpr int N = D / 32;
-    const int lane = threadIdx.x % 32, head = blockIdx.z, begin = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ahead;
+    const Channels<D, Padded> own(c.head_dim);
+    const int head = blockIdx.z, begin = (blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32) * ahead;
     if (begin >= count) return;
     const bool value = blockIdx.y;
     const Side& side = value ? c.values : c.keys;
     float x[ahead][N];
 #pragma unroll
-    for (int j = 0; j < ahead; ++j) read_vector<D>(x[j], c, side, value, slot, first + min(begin + j, count - 1), head);
-    transform_vectors<D, VI_TRANSFORM_INVERSE>(x, side.transform, head);
+    for (int j = 0; j < ahead; ++j) read_vector<D, Padded>(x[j], c, side, value, slot, first + min(begin + j, count - 1), head);
+    if constexpr (!Padded) transform_vectors<D, VI_TRANSFORM_INVERSE>(x, side.transform, head);
 #pragma unroll
     for (int j = 0; j < ahead; ++j) {
         if (begin + j >= count) break;
-        float* out = (value ? values : keys) + (static_cast<int64_t>(begin + j) * c.kv_heads + head) * D + lane * N;
-        for (int k = 0; k < N; ++k) out[k] = x[j][k];
+        float* out = (value ? values : keys) + (static_cast<int64_t>(begin + j) * c.kv_heads + head) * c.head_dim + own.first;
+        for (int k = 0; k < N; ++k)
+            if (own.has(k)) out[k] = x[j][k];
     }
 }
 
-// Whether quantize_many is faster, by the blocks that quantize_few would have. It keeps one codebook a head in shared memory.
+// Whether quantize_many is faster, by the blocks that quantize_few would have. It keeps one codebook a head in shared memory, and has all code for bf16 but in pages of 64
+// and 128 channels a head.
 bool are_many(const vi_context* context, const Cache& c, int32_t rows) {
+    const bool bf16 = c.keys.format.b == 16 && c.values.format.b == 16;
+    if (bf16 && (c.sliding() || (c.head_dim != 64 && c.head_dim != 128))) return true;
     if (c.keys.codebook_parts > 1 || c.values.codebook_parts > 1) return false;
     const int64_t blocks = static_cast<int64_t>(rows) * c.kv_heads * 2, sixteenths = c.keys.format.b == 12 || c.values.format.b == 12 ? 14 : 48;
     return 16 * blocks >= sixteenths * context->multiprocessors;
@@ -205,7 +211,7 @@ int32_t quantize_few(vi_context* context, const char* name, const Cache& c, cons
     int parts = 1;
     while (large && parts < parts_most && 2 * rows * c.kv_heads * 2 * parts <= context->multiprocessors) parts *= 2;
     const dim3 blocks(rows * parts, 2 * c.kv_heads + ceil_div(rope.heads, threads / 32));
-    auto kernel = c.head_dim == 64 ? quantize_kernel<64> : quantize_kernel<128>;
+    auto kernel = c.head_dim == 64 ? quantize_kernel<64> : c.head_dim == 128 ? quantize_kernel<128> : quantize_kernel<256>;
     VI_CUDA(context, name, launch_clusters(context, kernel, blocks, threads, 0, parts, c, keys, values, slots, positions, rope, stride, parts));
     return VI_OK;
 }
@@ -239,8 +245,9 @@ VI_API int32_t vi_dequantize(vi_context* context, float* keys, float* values, co
     VI_CHECK(check_dequantize(context, __func__, keys, values, shape_of(layer), slot, first, count));
     if (count == 0) return VI_OK;
     const Cache& c = layer->cache;
-    auto kernel = c.head_dim == 64 ? dequantize_kernel<64> : dequantize_kernel<128>;
-    kernel<<<dim3(ceil_div(count, threads / 32 * ahead), 2, c.kv_heads), threads, 0, context->stream>>>(keys, values, c, slot, first, count);
+    for_head_dim(c.head_dim, [&]<int D, bool Padded>() {
+        dequantize_kernel<D, Padded><<<dim3(ceil_div(count, threads / 32 * ahead), 2, c.kv_heads), threads, 0, context->stream>>>(keys, values, c, slot, first, count);
+    });
     VI_LAUNCHED(context, __func__);
     return VI_OK;
 } VI_CATCH(context)

@@ -2,6 +2,24 @@
 #pragma once
 #include "transform.cuh"
 
+// A lane's channels of a vector of head_dim channels that a warp holds as D / 32 floats a lane, lane l those from l D/32 on. Padded: head_dim < D, and the last lanes have
+// fewer or none. has(i): whether there is an i-th.
+template <int D, bool Padded> struct Channels {
+    static constexpr int N = D / 32;
+    int first, count;
+    __device__ explicit Channels(int head_dim) : first(threadIdx.x % 32 * N), count(head_dim - first) {}
+    __device__ bool has(int i) const { return !Padded || i < count; }
+};
+
+// Calls run.template operator()<D, Padded>() with the D that vectors of head_dim channels are held as.
+template <typename Run> auto for_head_dim(int head_dim, Run run) {
+    if (head_dim == 64) return run.template operator()<64, false>();
+    if (head_dim == 128) return run.template operator()<128, false>();
+    if (head_dim == 256) return run.template operator()<256, false>();
+    if (head_dim < 128) return run.template operator()<128, true>();
+    return run.template operator()<256, true>();
+}
+
 // Where a row of vi_quantize goes.
 struct QuantizeRow {
     int slot, position, page; // page < 0: nowhere
@@ -49,19 +67,23 @@ __device__ inline uint8_t scale_code(float product, float norm) {
 __device__ inline float scale_value(uint8_t u) { return exp2f((u - 128) / 16.0f); }
 
 // A token of the pages, in the transformed space, as a warp's vector. NaN where the page index is outside the pages.
-template <int D> __device__ inline void read_vector(float (&x)[D / 32], const Cache& c, const Side& side, bool value, int slot, int position, int head) {
+template <int D, bool Padded = false>
+__device__ inline void read_vector(float (&x)[D / 32], const Cache& c, const Side& side, bool value, int slot, int position, int head) {
     constexpr int N = D / 32;
     const PageFormat f = side.format;
-    const int index = c.page_index(slot, position / page_tokens), token = position % page_tokens, lane = threadIdx.x % 32;
+    const Channels<D, Padded> own(c.head_dim);
+    const int index = c.page_index(slot, position / page_tokens), token = position % page_tokens;
     if (index < 0 || index >= c.page_count) {
         for (int i = 0; i < N; ++i) x[i] = __int_as_float(0x7fffffff);
         return;
     }
     const uint8_t* page = side.page(index, head, c.kv_heads);
-    if (f.b == 16) {
+    if (Padded || f.b == 16) {
         for (int i = 0; i < N; ++i) {
+            x[i] = 0;
+            if (!own.has(i)) continue;
             int word, bit, to;
-            f.locate(value, token, lane * N + i, word, bit, to);
+            f.locate(value, token, own.first + i, word, bit, to);
             x[i] = bf16_to_f32(reinterpret_cast<const vi_bf16*>(page + f.offset(token, to, word))[bit / 16]);
         }
         return;
@@ -69,10 +91,16 @@ template <int D> __device__ inline void read_vector(float (&x)[D / 32], const Ca
     const float scale = f.token_scale ? scale_value(page[f.scale_offset(token)]) : 1.0f;
     int code = 0;
     for (int i = 0; i < N; ++i) {
-        const int channel = lane * N + i;
+        const int channel = own.first + i;
         if (i == 0 || channel % f.d == 0) code = read_code(f, page, value, token, channel / f.d);
         x[i] = side.codebook(head, channel / f.d)[code * f.d + channel % f.d] * scale;
     }
+}
+
+// sin and cos of position * frequency, an angle of up to 10^6 radians: its part of a turn is found in double precision, by a product, and has no slow path.
+__device__ inline void turn_of(int position, float frequency, float& sine, float& cosine) {
+    const double turns = static_cast<double>(position) * static_cast<double>(frequency) * 0.15915494309189533576888;
+    sincospif(2 * static_cast<float>(turns - rint(turns)), &sine, &cosine);
 }
 
 // cos and sin of the channel pairs that a lane holds: of channel i and i + D / 2 of its vector, lane l with channels l D/32 ..; see rope.cu
@@ -82,9 +110,7 @@ template <int D> struct Turn {
     __device__ Turn(const float* frequencies, int position) {
 #pragma unroll
         for (int i = 0; i < N; ++i) {
-            const double angle = static_cast<double>(position) * static_cast<double>(frequencies[threadIdx.x % 16 * N + i]);
-            const double two_pi = 6.283185307179586476925286766559;
-            sincosf(static_cast<float>(fma(-rint(angle / two_pi), two_pi, angle)), &sine[i], &cosine[i]);
+            turn_of(position, frequencies[threadIdx.x % 16 * N + i], sine[i], cosine[i]);
         }
     }
     __device__ void rotate(float (&x)[N]) const {

@@ -33,16 +33,23 @@ __global__ void rope_kernel(float* __restrict__ x, const int32_t* __restrict__ p
     }
 }
 
+// Beyond the range: the largest.
+__device__ vi_f16 f32_to_f16(float x) {
+    uint16_t y;
+    asm("cvt.rn.satfinite.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
+    return y;
+}
+
 // A block has a row: queries are turned in place, keys turned and rounded, values rounded. Pairs as in rope_kernel; half is 0 where nothing turns.
-__global__ void rope_round_kernel(float* __restrict__ queries, const float* __restrict__ keys, const float* __restrict__ values, vi_bf16* __restrict__ keys_out,
-    vi_bf16* __restrict__ values_out, const int32_t* __restrict__ positions, const float* __restrict__ frequencies, float factor, int32_t heads, int32_t kv_heads,
+__global__ void rope_round_kernel(float* __restrict__ queries, const float* __restrict__ keys, const float* __restrict__ values, vi_f16* __restrict__ keys_out,
+    vi_f16* __restrict__ values_out, const int32_t* __restrict__ positions, const float* __restrict__ frequencies, float factor, int32_t heads, int32_t kv_heads,
     int32_t head_dim, int32_t half, int32_t step, int32_t next, int32_t stride, int32_t out_stride) {
     extern __shared__ float2 turns[];
     wait_for_previous();
     let_next_start();
     const int64_t from = static_cast<int64_t>(blockIdx.x) * stride, to = static_cast<int64_t>(blockIdx.x) * out_stride;
     for (int32_t i = threadIdx.x; i < half; i += blockDim.x) turns[i] = turn_of(positions[blockIdx.x], frequencies[i], factor);
-    for (int32_t i = threadIdx.x; i < kv_heads * head_dim; i += blockDim.x) values_out[to + i] = f32_to_bf16(values[from + i]);
+    for (int32_t i = threadIdx.x; i < kv_heads * head_dim; i += blockDim.x) values_out[to + i] = f32_to_f16(values[from + i]);
     __syncthreads();
     for (int32_t i = threadIdx.x; i < (heads + kv_heads) * half; i += blockDim.x) {
         const int32_t head = i / half, pair = i % half;
@@ -55,14 +62,14 @@ __global__ void rope_round_kernel(float* __restrict__ queries, const float* __re
         } else {
             const int32_t at = (head - heads) * head_dim + pair * next;
             const float a = keys[from + at], b = keys[from + at + step];
-            keys_out[to + at] = f32_to_bf16(a * turn.x - b * turn.y);
-            keys_out[to + at + step] = f32_to_bf16(b * turn.x + a * turn.y);
+            keys_out[to + at] = f32_to_f16(a * turn.x - b * turn.y);
+            keys_out[to + at + step] = f32_to_f16(b * turn.x + a * turn.y);
         }
     }
     const int32_t rest = head_dim - 2 * half; // channels of a head that don't turn
     for (int32_t i = threadIdx.x; i < kv_heads * rest; i += blockDim.x) {
         const int32_t at = i / rest * head_dim + 2 * half + i % rest;
-        keys_out[to + at] = f32_to_bf16(keys[from + at]);
+        keys_out[to + at] = f32_to_f16(keys[from + at]);
     }
 }
 
@@ -89,7 +96,7 @@ extern "C" VI_API int32_t vi_rope(vi_context* context, float* x, const int32_t* 
     return VI_OK;
 } VI_CATCH(context)
 
-extern "C" VI_API int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_bf16* keys_out, vi_bf16* values_out,
+extern "C" VI_API int32_t vi_rope_round(vi_context* context, float* queries, const float* keys, const float* values, vi_f16* keys_out, vi_f16* values_out,
     const int32_t* positions, const float* frequencies, float factor, int32_t rows, int32_t heads, int32_t kv_heads, int32_t head_dim, int32_t rotary_dim,
     int32_t interleaved, int32_t stride, int32_t out_stride) VI_TRY {
     VI_OPEN(context);

@@ -28,7 +28,7 @@ template <int D> constexpr decltype(&transform_kernel<D, 0>) transform_kernels[]
 
 void launch_transform(cudaStream_t stream, float* out, const float* x, const Transform& transform, int direction, int rows, int heads, int kv_heads, int head_dim,
                       int64_t out_stride, int64_t stride) {
-    const auto kernel = (head_dim == 64 ? transform_kernels<64> : transform_kernels<128>)[direction];
+    const auto kernel = (head_dim == 64 ? transform_kernels<64> : head_dim == 128 ? transform_kernels<128> : transform_kernels<256>)[direction];
     kernel<<<dim3(ceil_div(rows, 8 * ahead), heads), 256, 0, stream>>>(out, x, transform, rows, heads, heads / kv_heads, out_stride, stride);
 }
 

@@ -64,7 +64,7 @@ template <int count> __device__ __forceinline__ void hold(float (&x)[count]) {
     for (int i = 0; i < count; ++i) asm volatile("" : "+f"(x[i])::"memory");
 }
 
-// A matrix in shared memory in rows of 128 bytes (64 bf16) with the 128-byte swizzle: the 16-byte chunk c of row r lies at chunk c ^ (r % 8). Groups of 8 rows
+// A matrix in shared memory in rows of 128 bytes (64 f16) with the 128-byte swizzle: the 16-byte chunk c of row r lies at chunk c ^ (r % 8). Groups of 8 rows
 // are 1024 bytes apart. `lead`: bytes between blocks of 64 columns where the columns are the product's outputs (not used where they are its inputs).
 __device__ __forceinline__ uint64_t descriptor(uint32_t address, uint32_t lead) {
     return uint64_t((address & 0x3ffff) >> 4) | uint64_t(lead >> 4) << 16 | uint64_t(1024 >> 4) << 32 | uint64_t(1) << 62;
@@ -72,41 +72,65 @@ __device__ __forceinline__ uint64_t descriptor(uint32_t address, uint32_t lead) 
 
 #define VI_C4(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define VI_C16(i) VI_C4(i), VI_C4(i + 4), VI_C4(i + 8), VI_C4(i + 12)
+#define VI_C64(i) VI_C16(i), VI_C16(i + 16), VI_C16(i + 32), VI_C16(i + 48)
 #define VI_NAMES_32                                                       \
     "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
     "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
 #define VI_NAMES_64                                                                     \
     VI_NAMES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
     "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define VI_NAMES_128                                                                                        \
+    VI_NAMES_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "        \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "                      \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, "          \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 // c [64, 128] = A B, or += where `add` is not 0: 16 inputs, both operands in shared memory with inputs contiguous.
 __device__ __forceinline__ void multiply(float (&c)[64], uint64_t a, uint64_t b, int add) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" VI_NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
-                 : VI_C16(0), VI_C16(16), VI_C16(32), VI_C16(48)
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" VI_NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}\n"
+                 : VI_C64(0)
+                 : "l"(a), "l"(b), "r"(add));
+}
+
+// The same for c [64, 64].
+__device__ __forceinline__ void multiply(float (&c)[32], uint64_t a, uint64_t b, int add) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" VI_NAMES_32 "}, %32, %33, p, 1, 1, 0, 0;\n}\n"
+                 : VI_C16(0), VI_C16(16)
                  : "l"(a), "l"(b), "r"(add));
 }
 
 // c [64, 128] += A B: 16 inputs, A in registers, B in shared memory with outputs contiguous.
 __device__ __forceinline__ void multiply(float (&c)[64], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {" VI_NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}\n"
-                 : VI_C16(0), VI_C16(16), VI_C16(32), VI_C16(48)
+                 "wgmma.mma_async.sync.aligned.m64n128k16.f32.f16.f16 {" VI_NAMES_64 "}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}\n"
+                 : VI_C64(0)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
 }
 
 // The same for c [64, 64].
 __device__ __forceinline__ void multiply(float (&c)[32], const uint32_t (&a)[4], uint64_t b) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {" VI_NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}\n"
+                 "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" VI_NAMES_32 "}, {%32, %33, %34, %35}, %36, p, 1, 1, 1;\n}\n"
                  : VI_C16(0), VI_C16(16)
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
+}
+
+// The same for c [64, 256].
+__device__ __forceinline__ void multiply(float (&c)[128], const uint32_t (&a)[4], uint64_t b) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %133, 0;\n"
+                 "wgmma.mma_async.sync.aligned.m64n256k16.f32.f16.f16 {" VI_NAMES_128 "}, {%128, %129, %130, %131}, %132, p, 1, 1, 1;\n}\n"
+                 : VI_C64(0), VI_C64(64)
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1));
 }
 
 #undef VI_C4
 #undef VI_C16
+#undef VI_C64
 #undef VI_NAMES_32
 #undef VI_NAMES_64
+#undef VI_NAMES_128
 
 // ---- registers of a warpgroup, and barriers of some of a block's threads ----
 
@@ -122,9 +146,15 @@ __device__ __forceinline__ float exp2_approximate(float x) {
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
 }
-// Volatile, as it must not move before a wait: products read the registers that it writes.
+__device__ __forceinline__ float reciprocal_approximate(float x) {
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+// Two numbers as f16, the first in the lower half, for operands: not beyond the largest. Volatile, as it must not move before a wait: products read the registers that it
+// writes.
 __device__ __forceinline__ uint32_t round_pair(float low, float high) {
     uint32_t y;
-    asm volatile("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    asm volatile("cvt.rn.satfinite.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
     return y;
 }

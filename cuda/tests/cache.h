@@ -48,9 +48,13 @@ struct CacheCase {
     int D, kv_heads, group, sinks, window, recent;
     std::vector<int> lengths; // of the slots
     unsigned seed;
+    bool sliding = false; // a layer with a sliding window: its ring alone
+    float soft_cap = 0;
+    bool sink_logits = false;
     std::string name() const {
         return keys.name() + " | " + values.name() + " D " + std::to_string(D) + " heads " + std::to_string(kv_heads * group) + "/" + std::to_string(kv_heads) +
-               " sinks " + std::to_string(sinks) + " window " + std::to_string(window) + "/" + std::to_string(recent) + " seed " + std::to_string(seed);
+               " sinks " + std::to_string(sinks) + " window " + std::to_string(window) + "/" + std::to_string(recent) + (sliding ? " sliding" : "") +
+               (soft_cap > 0 ? " cap " + std::to_string(soft_cap) : "") + (sink_logits ? " sink logits" : "") + " seed " + std::to_string(seed);
     }
 };
 
@@ -123,14 +127,14 @@ struct Layer { // a case's memory in one library
 
     Layer(const CacheCase& c, Library& library, const std::vector<float> (&codebooks)[2], const std::vector<float> (&smooths)[2], std::mt19937& random)
         : c(c), library(library), slots(c.lengths.size()) {
-        max_pages = *std::max_element(c.lengths.begin(), c.lengths.end()) / VI_PAGE_TOKENS + 2;
-        page_count = 3;
-        for (int n : c.lengths) page_count += (n + VI_PAGE_TOKENS - 1) / VI_PAGE_TOKENS;
+        max_pages = c.sliding ? 0 : *std::max_element(c.lengths.begin(), c.lengths.end()) / VI_PAGE_TOKENS + 2;
+        page_count = c.sliding ? 0 : 3;
+        for (int n : c.lengths) page_count += c.sliding ? 0 : (n + VI_PAGE_TOKENS - 1) / VI_PAGE_TOKENS;
         std::vector<int32_t> order(page_count);
         for (int i = 0; i < page_count; ++i) order[i] = i;
         std::shuffle(order.begin(), order.end(), random);
         table.assign(size_t(slots) * max_pages, 0x7ffffff0); // absurd past a sequence's end
-        for (int s = 0, next = 0; s < slots; ++s)
+        for (int s = 0, next = 0; s < slots && !c.sliding; ++s)
             for (int p = 0; p < (c.lengths[s] + VI_PAGE_TOKENS - 1) / VI_PAGE_TOKENS; ++p) table[size_t(s) * max_pages + p] = order[next++];
         for (int n : c.lengths) exact_from.push_back(std::max(0, n - c.recent));
         for (int i = 0; i < 2; ++i) {
@@ -159,9 +163,11 @@ struct Layer { // a case's memory in one library
         }
         page_table = new Memory<int32_t>(library, table);
         exact = new Memory<int32_t>(library, exact_from);
-        OK(library, vi_kv_layer_create, reinterpret_cast<uint8_t*>(&layer), sides[0].quantizer, sides[1].quantizer, pages[0]->data, pages[1]->data,
+        OK(library, vi_kv_layer_create, reinterpret_cast<uint8_t*>(&layer), sides[0].quantizer, sides[1].quantizer, c.sliding ? nullptr : pages[0]->data,
+           c.sliding ? nullptr : pages[1]->data,
            c.recent ? recent[0]->data : nullptr, c.recent ? recent[1]->data : nullptr, c.sinks ? sinks[0]->data : nullptr,
-           c.sinks ? sinks[1]->data : nullptr, page_table->data, exact->data, page_count, slots, max_pages, c.sinks, c.window, c.recent);
+           c.sinks ? sinks[1]->data : nullptr, c.sliding ? nullptr : page_table->data, exact->data, c.sliding ? 0 : page_count, slots, c.sliding ? 0 : max_pages, c.sinks,
+           c.window, c.recent);
     }
     ~Layer() {
         library.vi_kv_layer_destroy(library.context, layer);
@@ -186,16 +192,16 @@ struct Layer { // a case's memory in one library
     }
 };
 
-// out [heads, D] in float64 of one row.
+// out [heads, D] in float64 of one row. sink_logits: of the heads, or none.
 inline std::vector<double> reference(const Layer& l, const float* q, float scale, int slot, int position, const std::vector<float> (&decoded)[2],
-                              const std::vector<vi_bf16> (&recent)[2], const std::vector<vi_bf16> (&sinks)[2]) {
+                              const std::vector<vi_bf16> (&recent)[2], const std::vector<vi_bf16> (&sinks)[2], const std::vector<float>& sink_logits = {}) {
     const CacheCase& c = l.c;
-    const int D = c.D;
+    const int D = c.D, begin = c.sliding ? std::max({0, position + 1 - c.window, l.exact_from[slot]}) : 0; // the first token that is seen
     std::vector<double> out(size_t(c.kv_heads) * c.group * D);
     for (int head = 0; head < c.kv_heads; ++head) {
         std::vector<std::vector<double>> rows[2];
         for (int side = 0; side < 2; ++side)
-            for (int j = 0; j <= position; ++j) {
+            for (int j = begin; j <= position; ++j) {
                 std::vector<double> v(D);
                 const bool exact = j < c.sinks || (position - j < c.window && j >= l.exact_from[slot]);
                 const vi_bf16* from = j < c.sinks ? &sinks[side][((size_t(slot) * c.kv_heads + head) * c.sinks + j) * D]
@@ -209,15 +215,17 @@ inline std::vector<double> reference(const Layer& l, const float* q, float scale
         for (int g = 0; g < c.group; ++g) {
             const int query_head = head * c.group + g;
             const std::vector<double> x = l.sides[0].query(q + size_t(query_head) * D, head);
-            std::vector<double> scores(position + 1), sum(D);
-            double most = -1e300, total = 0;
-            for (int j = 0; j <= position; ++j) {
+            const int count = position + 1 - begin;
+            std::vector<double> scores(count), sum(D);
+            double most = sink_logits.empty() ? -1e300 : sink_logits[query_head], total = 0;
+            for (int j = 0; j < count; ++j) {
                 double s = 0;
                 for (int i = 0; i < D; ++i) s += x[i] * rows[0][j][i];
-                scores[j] = s * scale;
+                scores[j] = c.soft_cap > 0 ? c.soft_cap * std::tanh(s * scale / c.soft_cap) : s * scale;
                 most = std::max(most, scores[j]);
             }
-            for (int j = 0; j <= position; ++j) {
+            if (!sink_logits.empty()) total = std::exp(sink_logits[query_head] - most);
+            for (int j = 0; j < count; ++j) {
                 const double p = std::exp(scores[j] - most);
                 total += p;
                 for (int i = 0; i < D; ++i) sum[i] += p * rows[1][j][i];

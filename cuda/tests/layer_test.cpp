@@ -220,30 +220,38 @@ TEST(rope_round) {
         for (int32_t i = 0; i < half; ++i) frequencies[i] = std::pow(10000.0f, -1.0f * i / half);
         Array<float> x(t, t.normal(size_t(rows) * stride)), table(t, frequencies);
         Array<int32_t> at(t, t.integers(rows, 0, 200000));
-        Array<vi_bf16> out(t, size_t(rows) * out_stride);
+        Array<vi_f16> out(t, size_t(rows) * out_stride);
         for (Library* library : {&t.cpu, &t.cuda}) {
             float* queries = x.at(*library);
-            vi_bf16* keys = out.at(*library);
+            vi_f16* keys = out.at(*library);
             t.call_one(*library, &Functions::vi_rope_round, queries, queries + q, queries + q + kv, keys, keys + kv, at, table, factor, rows, heads, kv_heads, head_dim,
                        s.rotary_dim, s.interleaved, stride, out_stride);
         }
         t.close("x", x, 1e-6);
-        const std::vector<vi_bf16> found = out.read(t.cuda), wanted = out.read(t.cpu);
+        const std::vector<vi_f16> found = out.read(t.cuda), wanted = out.read(t.cpu);
         for (int32_t r = 0; r < rows; ++r)
             for (int32_t i = 0; i < out_stride; ++i) {
                 const size_t k = size_t(r) * out_stride + i;
                 if (i >= kv || i % head_dim >= s.rotary_dim) CHECK(found[k] == wanted[k], "row %d: %d differs", r, i);
-                else CHECK(std::abs(f32(found[k]) - f32(wanted[k])) <= std::abs(f32(wanted[k])) / 120 + 1e-5, "row %d: key %d is %g, not %g", r, i, f32(found[k]), f32(wanted[k]));
+                else CHECK(std::abs(from_half(found[k]) - from_half(wanted[k])) <= std::abs(from_half(wanted[k])) / 1000 + 1e-5, "row %d: key %d is %g, not %g", r, i, from_half(found[k]), from_half(wanted[k]));
             }
     }
     float* const none = nullptr;
-    vi_bf16* const no_bf16 = nullptr;
+    vi_f16* const no_f16 = nullptr;
     const int32_t* const no_ids = nullptr;
-    t.call(&Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 1, 4, 4, 0, 4, 4);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 2, 4, 4, 0, 4, 8);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 2, 4, 4, 0, 8, 4);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 2, 1, 4, 0, 0, 4, 4);
-    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_bf16, no_bf16, no_ids, none, 1.0f, 0, 1, 1, 4, -2, 0, 4, 4);
+    Array<float> x(t, std::vector<float>{0, 0, 1e6f, -3e38f, 65519, -infinity}); // beyond f16: its ends
+    Array<vi_f16> out(t, 4);
+    for (Library* library : {&t.cpu, &t.cuda}) {
+        float* queries = x.at(*library);
+        t.call_one(*library, &Functions::vi_rope_round, queries, queries + 2, queries + 4, out.at(*library), out.at(*library) + 2, no_ids, none, 1.0f, 1, 1, 1, 2, 0, 0, 6, 4);
+        const std::vector<vi_f16> ends = out.read(*library);
+        CHECK((ends == std::vector<vi_f16>{0x7bff, 0xfbff, 0x7bff, 0xfbff}), "%s: the ends of f16 are %x %x %x %x", library->path.c_str(), ends[0], ends[1], ends[2], ends[3]);
+    }
+    t.call(&Functions::vi_rope_round, none, none, none, no_f16, no_f16, no_ids, none, 1.0f, 0, 1, 1, 4, 4, 0, 4, 4);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_f16, no_f16, no_ids, none, 1.0f, 0, 1, 2, 4, 4, 0, 4, 8);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_f16, no_f16, no_ids, none, 1.0f, 0, 1, 2, 4, 4, 0, 8, 4);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_f16, no_f16, no_ids, none, 1.0f, 0, 2, 1, 4, 0, 0, 4, 4);
+    t.refused(VI_INVALID_ARGUMENT, &Functions::vi_rope_round, none, none, none, no_f16, no_f16, no_ids, none, 1.0f, 0, 1, 1, 4, -2, 0, 4, 4);
 }
 
 TEST(gate) {

@@ -228,3 +228,32 @@ TEST(linear_packed) {
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, VI_Q4_0, VI_OUTPUT_VALUES, VI_F32, VI_F32, 1, 1, 40);
     t.refused(VI_INVALID_ARGUMENT, &Functions::vi_linear, x, x, some, no_bf16, no_norm, 0.0f, 99, VI_OUTPUT_VALUES, VI_F32, VI_F32, 1, 1, 32);
 }
+
+// From 256 rows on a row's bits are the same for all numbers of rows: prompts that are read together are what they are alone.
+TEST(linear_whole_sums) {
+    const std::vector<Shape> some = t.small ? std::vector<Shape>{{576, 1536}, {1024, 512}} : std::vector<Shape>{{6144, 4096}, {4096, 4096}, {28672, 4096}, {4096, 14336}, {960, 576}, {576, 1536}};
+    const int32_t counts[] = {256, 257, 300, 512, 777, 1024, 2048, 3001, 4096}, most = t.small ? 512 : 4096;
+    for (const Shape shape : some)
+        for (const int32_t x_dtype : {VI_F32, VI_BF16})
+            for (const int32_t out_dtype : {VI_F32, VI_BF16}) {
+                const int64_t outs = shape.out_features, ins = shape.in_features;
+                uint8_t *x = nullptr, *weight = nullptr, *out = nullptr;
+                auto call = [&](auto function, auto... arguments) { t.call_one(t.cuda, function, arguments...); };
+                call(&Functions::vi_allocate, reinterpret_cast<uint8_t*>(&x), most * ins * 4);
+                call(&Functions::vi_allocate, reinterpret_cast<uint8_t*>(&weight), outs * ins * 2);
+                call(&Functions::vi_allocate, reinterpret_cast<uint8_t*>(&out), most * outs * 4);
+                call(&Functions::vi_random_normal, x, x_dtype, t.integer(0, 1 << 30), 0.0f, 1.0f, most * ins);
+                call(&Functions::vi_random_normal, weight, int32_t(VI_BF16), t.integer(0, 1 << 30), 0.0f, 1.0f, outs * ins);
+                std::vector<uint8_t> wanted;
+                for (const int32_t rows : counts) {
+                    if (rows > most) continue;
+                    call(&Functions::vi_linear, out, x, weight, no_bf16, no_norm, 0.0f, VI_BF16, VI_OUTPUT_VALUES, x_dtype, out_dtype, rows, shape.out_features, shape.in_features);
+                    std::vector<uint8_t> found(256 * outs * (out_dtype == VI_F32 ? 4 : 2));
+                    call(&Functions::vi_copy_to_host, found.data(), out, static_cast<int64_t>(found.size()));
+                    if (wanted.empty()) wanted = found;
+                    CHECK(found == wanted, "%d x %d, x %d, out %d: rows of %d at once have other bits than of %d", shape.out_features, shape.in_features, x_dtype, out_dtype, rows,
+                          counts[0]);
+                }
+                for (uint8_t* memory : {x, weight, out}) call(&Functions::vi_free, memory);
+            }
+}

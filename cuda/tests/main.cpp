@@ -90,7 +90,7 @@ int main(int argc, char** argv) {
             return 1;
         }
     }
-    char info[512] = {};
+    char info[4096] = {};
     cuda.vi_device_info(cuda.context, reinterpret_cast<uint8_t*>(info), sizeof info);
     std::printf("%s\nseed %llu%s\n", info, static_cast<unsigned long long>(seed), small ? ", small" : "");
     int passed = 0, failed = 0, skipped = 0;

@@ -177,6 +177,20 @@ inline float f32(vi_bf16 x) {
     return out;
 }
 
+inline float from_half(vi_f16 x) {
+    _Float16 half;
+    std::memcpy(&half, &x, 2);
+    return static_cast<float>(half);
+}
+
+// To nearest even, and the largest beyond the range.
+inline vi_f16 to_half(float x) {
+    const _Float16 half = static_cast<_Float16>(x > 65504 ? 65504 : x < -65504 ? -65504 : x);
+    vi_f16 out;
+    std::memcpy(&out, &half, 2);
+    return out;
+}
+
 inline vi_bf16 bf16(float x) {
     uint32_t bits;
     std::memcpy(&bits, &x, 4);

@@ -51,7 +51,7 @@ void run(Test& t, const Side& side, int D) {
 } // namespace
 
 TEST(transform) {
-    for (const int D : {128, 64})
+    for (const int D : {128, 64, 256})
         for (const int smooth : {0, 1})
             for (const int hadamard : {0, 1})
                 for (const int matrices : {0, 1}) run(t, {4, 8, 1, smooth, hadamard, 0, 1, matrices}, D);

@@ -5,7 +5,7 @@
  */
 
 /** SHA-256 of the header, as `vi_abi_hash` of a library that fits reports it. */
-export const ABI_HASH = "c488c04ed4c454b3a708489f51d0dcbbace726b9cd7018022df0452e4a05828c";
+export const ABI_HASH = "c110b8a643e1ebca16feece3ab65e1160327d3a0e35a358b58998ba957ea4d60";
 
 /** `VI_OK` of vecinfer.h. */
 export const VI_OK = 0;
@@ -200,8 +200,8 @@ export const symbols = {
     "i32",
   ],
   vi_dequantize: ["pointer", "pointer", "pointer", "pointer", "i32", "i32", "i32"],
-  vi_attention: ["pointer", "pointer", "pointer", "pointer", "pointer", "pointer", "f32", "i32", "i32", "i32"],
-  vi_attention_prefill: [
+  vi_attention: [
+    "pointer",
     "pointer",
     "pointer",
     "pointer",
@@ -209,6 +209,22 @@ export const symbols = {
     "pointer",
     "pointer",
     "f32",
+    "f32",
+    "i32",
+    "i32",
+    "i32",
+  ],
+  vi_attention_prefill: [
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "pointer",
+    "f32",
+    "f32",
+    "i32",
     "i32",
     "i32",
     "i32",

@@ -22,10 +22,10 @@ export interface KvLayerOptions {
   readonly keys: Quantizer;
   /** How values are kept. */
   readonly values: Quantizer;
-  /** u8 [pageCount, keys.pageBytes]. */
-  readonly keyPages: Tensor;
-  /** u8 [pageCount, values.pageBytes]. */
-  readonly valuePages: Tensor;
+  /** u8 [pageCount, keys.pageBytes]; null for a layer with a sliding window. */
+  readonly keyPages: Tensor | null;
+  /** u8 [pageCount, values.pageBytes]; null for a layer with a sliding window. */
+  readonly valuePages: Tensor | null;
   /** The newest keys, bf16 [slots, kvHeads, recent, headDim]; null where recent is 0. */
   readonly keyRecent?: Tensor | null;
   /** The newest values, bf16 [slots, kvHeads, recent, headDim]; null where recent is 0. */
@@ -34,13 +34,13 @@ export interface KvLayerOptions {
   readonly keySinks?: Tensor | null;
   /** The first values, bf16 [slots, kvHeads, sinks, headDim]; null where sinks is 0. */
   readonly valueSinks?: Tensor | null;
-  /** Which page holds tokens 64 i to 64 i + 63 of a slot: i32 [slots, maxPages]. */
-  readonly pageTable: Tensor;
+  /** Which page holds tokens 64 i to 64 i + 63 of a slot: i32 [slots, maxPages]; null for a layer with a sliding window. */
+  readonly pageTable: Tensor | null;
   /** The lowest position whose row in the ring of newest tokens is valid: i32 [slots]. */
   readonly exactFrom: Tensor;
   /** First positions that are read exactly. */
   readonly sinks: number;
-  /** Newest positions that are read exactly; at most `recent`. */
+  /** Newest positions that are read exactly; at most `recent`. Of a layer with a sliding window: all that are read. */
   readonly window: number;
   /** Rows of the ring of newest tokens. */
   readonly recent: number;
@@ -52,7 +52,10 @@ export interface RopeQuantizeOptions extends StrideOptions {
   readonly heads?: number;
 }
 
-/** Keys and values of one layer for several sequences: pages of codes, and first and newest tokens in bf16. */
+/**
+ * Keys and values of one layer for several sequences: pages of codes, and first and newest tokens in bf16. A layer with a sliding
+ * window has the newest tokens alone: no pages, no sinks, and quantizers of 16 bits, which say no more than its sizes.
+ */
 export class KvLayer implements Disposable, Recorded {
   /** The device it belongs to. */
   readonly device: Device;
@@ -62,8 +65,10 @@ export class KvLayer implements Disposable, Recorded {
   readonly headDim: number;
   /** Sequences. */
   readonly slots: number;
-  /** Pages of a sequence at most. */
+  /** Pages of a sequence at most; 0 of a layer with a sliding window. */
   readonly maxPages: number;
+  /** Newest positions that a layer with a sliding window reads; 0 of one that reads all. */
+  readonly slidingWindow: number;
   readonly #resource: Resource;
   readonly #parts: readonly Recorded[];
   #seen: number;
@@ -73,7 +78,7 @@ export class KvLayer implements Disposable, Recorded {
     const { keys, values, keyPages, valuePages, pageTable, exactFrom, sinks, window, recent } = options;
     const { keyRecent, valueRecent, keySinks, valueSinks } = options;
     const op = "KvLayer", { kvHeads, headDim } = keys;
-    const { length: pageCount } = keyPages, { length: slots, width: maxPages } = pageTable;
+    const pageCount = keyPages?.length ?? 0, slots = exactFrom.length, maxPages = pageTable?.width ?? 0;
     expectQuantizer(op, "keys", keys, device);
     expectQuantizer(op, "values", values, device);
     if (values.kvHeads !== kvHeads || values.headDim !== headDim) {
@@ -83,9 +88,18 @@ export class KvLayer implements Disposable, Recorded {
     expectInteger(op, "sinks", sinks);
     expectInteger(op, "recent", recent);
     expectInteger(op, "window", window, 0, recent);
-    expectRows(op, "keyPages", keyPages, device, "u8", pageCount, keys.pageBytes);
-    expectRows(op, "valuePages", valuePages, device, "u8", pageCount, values.pageBytes);
-    expectRows(op, "pageTable", pageTable, device, "i32", slots, maxPages);
+    if (keyPages && valuePages && pageTable) {
+      expectRows(op, "keyPages", keyPages, device, "u8", pageCount, keys.pageBytes);
+      expectRows(op, "valuePages", valuePages, device, "u8", pageCount, values.pageBytes);
+      expectRows(op, "pageTable", pageTable, device, "i32", slots, maxPages);
+    } else if (keyPages || valuePages || pageTable) {
+      throw mismatch(
+        op,
+        "keyPages, valuePages and pageTable",
+        "all three, or none for a sliding window",
+        "some of them",
+      );
+    }
     expectSize(op, "exactFrom", exactFrom, device, "i32", slots);
     const exact = [
       ["keyRecent", keyRecent, recent],
@@ -103,19 +117,20 @@ export class KvLayer implements Disposable, Recorded {
     this.headDim = headDim;
     this.slots = slots;
     this.maxPages = maxPages;
+    this.slidingWindow = maxPages === 0 ? window : 0;
     const out = new Uint8Array(8);
     const status = device.native.vi_kv_layer_create(
       device.context,
       out,
       keys.pointer,
       values.pointer,
-      keyPages.pointer,
-      valuePages.pointer,
+      optional(keyPages),
+      optional(valuePages),
       optional(keyRecent),
       optional(valueRecent),
       optional(keySinks),
       optional(valueSinks),
-      pageTable.pointer,
+      optional(pageTable),
       exactFrom.pointer,
       pageCount,
       slots,
@@ -220,10 +235,11 @@ export class KvLayer implements Disposable, Recorded {
 
   /**
    * Reads positions first to first + rows - 1 of a slot back from the pages, transforms undone. keys and values f32
-   * [rows, kvHeads, headDim]; rows is by default that of `keys`.
+   * [rows, kvHeads, headDim]; rows is by default that of `keys`. A layer with a sliding window has no pages: INVALID_ARGUMENT.
    */
   dequantize(keys: Tensor, values: Tensor, slot: number, first: number, rows: number = keys.length): void {
     const { device } = this, op = "KvLayer.dequantize", width = this.kvHeads * this.headDim;
+    if (this.maxPages === 0) throw mismatch(op, "layer", "one with pages", "one with a sliding window, which has none");
     expectInteger(op, "slot", slot, 0, this.slots - 1);
     expectInteger(op, "first", first);
     expectInteger(op, "rows", rows, 0, Math.max(0, this.maxPages * VI_PAGE_TOKENS - first));

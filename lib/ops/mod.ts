@@ -6,7 +6,7 @@
  */
 
 export * from "./ops.ts";
-export type { ExpertsConfig, Multipliers, RopeScaling } from "../weights/model_config.ts";
+export type { ExpertsConfig, Multipliers, RopeScaling, SoftCaps } from "../weights/model_config.ts";
 export { allocatedBytes, type CacheBytes, cacheBytes, type CacheShape, effectiveBits } from "../cache/bytes.ts";
 export { type CacheOptions, KvCache } from "../cache/cache.ts";
 export {
@@ -26,9 +26,12 @@ export { gaussianCodebook } from "../cache/gaussian.ts";
 export { hadamard } from "../cache/matrix.ts";
 export { CacheFullError, type PageChange, type PagePool } from "../cache/pages.ts";
 export {
+  checkHeadDim,
   type Codebooks,
   DEFAULT_KV,
+  defaultKv,
   type ExactTokens,
+  fitsHeadDim,
   type KvConfig,
   kvConfig,
   type KvSpec,
@@ -45,7 +48,8 @@ export {
   type TransformKind,
   transformOf,
 } from "../cache/scheme.ts";
-export { Sequence, type SequenceCache } from "../cache/sequence.ts";
+export { growingLayers, layerWindow, type Ring } from "../cache/ring.ts";
+export { Sequence, type SequenceCache, WindowError } from "../cache/sequence.ts";
 export {
   Device,
   type DeviceInfo,
@@ -65,9 +69,11 @@ export { symbols } from "../ffi/symbols.ts";
 export { type DType, type HostArray, type PackedDType, Tensor } from "../tensor.ts";
 export { Decoder } from "../engine/decoder.ts";
 export {
+  areAlike,
   type KvObserver,
   parameterCount,
   type PrefillPlan,
+  type PromptRead,
   type RopeConfig,
   ropeFrequencies,
   type Step,
@@ -76,6 +82,7 @@ export {
 } from "../models/model.ts";
 export { SYNTHETIC, syntheticConfig, syntheticModel, syntheticPrompt } from "../models/synthetic.ts";
 export { isGguf } from "../weights/config.ts";
+export { cacheShapeOf } from "../weights/model_config.ts";
 export { Gguf, type GgufValue } from "../weights/gguf.ts";
 export { BLOCK_TYPES, dequantizeBlocks } from "../weights/gguf_blocks.ts";
 export { Safetensors, type SafetensorsType, type TensorData, writeSafetensors } from "../weights/safetensors.ts";

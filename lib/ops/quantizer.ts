@@ -8,7 +8,7 @@ import type { Transform } from "./transform.ts";
 export interface QuantizerOptions {
   /** Key/value heads. */
   readonly kvHeads: number;
-  /** Channels of a head, 64 or 128. */
+  /** Channels of a head: 64, 128 or 256; with 16 bits also 80, 96, 112 or 192. */
   readonly headDim: number;
   /** Channels of a sub-vector: 2, 4 or 8; 1 for bf16. */
   readonly subDim: number;

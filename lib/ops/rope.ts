@@ -58,9 +58,9 @@ export function rope(x: Tensor, positions: Tensor, frequencies: Tensor, options:
 }
 
 /**
- * {@linkcode rope} of queries, in place, and of keys, then those keys and the values as bf16: what a prompt does between its
+ * {@linkcode rope} of queries, in place, and of keys, then those keys and the values as f16 (beyond ±65504: these): what a prompt does between its
  * products and its attention, in one pass. queries f32 [rows, heads, headDim], keys and values f32 [rows, kvHeads, headDim], all of
- * one row stride, by default that of `queries`; to.keys and to.values bf16 [rows, kvHeads, headDim] of another. keys are not changed.
+ * one row stride, by default that of `queries`; to.keys and to.values f16 [rows, kvHeads, headDim] of another. keys are not changed.
  * Without frequencies nothing is rotated; then `headDim` is to be given.
  */
 export function ropeRound(
@@ -84,8 +84,8 @@ export function ropeRound(
   expectStrided(op, "queries", queries, device, rows, queries.width, stride);
   expectStrided(op, "keys", keys, device, rows, keys.width, stride);
   expectStrided(op, "values", values, device, rows, keys.width, stride);
-  expectStrided(op, "to.keys", to.keys, device, rows, keys.width, outStride, "bf16");
-  expectStrided(op, "to.values", to.values, device, rows, keys.width, outStride, "bf16");
+  expectStrided(op, "to.keys", to.keys, device, rows, keys.width, outStride, "f16");
+  expectStrided(op, "to.values", to.values, device, rows, keys.width, outStride, "f16");
   expectRows(op, "positions", positions, device, "i32", rows, 1);
   if (frequencies !== null) {
     expectInteger(op, "rotaryDim", rotaryDim, 2, headDim);

@@ -27,8 +27,8 @@ export interface SampleOptions extends RowsOptions {
 
 /**
  * Draws an id a row: penalties, temperature, top-k, top-p and min-p, in this order; then by inverse CDF. ids i32 [rows],
- * logits f32 [rows, vocabulary], which do not change. Of NaN logits comes VecInferError (DEVICE_ERROR) on a CPU, the id
- * -1 on CUDA.
+ * logits f32 [rows, vocabulary], which do not change. A row of NaN, or without a finite largest one after bias and penalties,
+ * gets the id -1 and the log-probability NaN.
  */
 export function sample(ids: Tensor, logits: Tensor, options: SampleOptions): void {
   const { device } = ids, { rows = logits.length, settings, seeds, positions, logprobs, counts, bias } = options;

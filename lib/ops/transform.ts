@@ -8,7 +8,7 @@ import { expectInteger, expectSize, expectStrided, mismatch, optional, type Stri
 export interface TransformOptions {
   /** Key/value heads. */
   readonly kvHeads: number;
-  /** Channels of a head, 64 or 128. */
+  /** Channels of a head: 64, 128 or 256. */
   readonly headDim: number;
   /** Smooth factors, f32 [kvHeads, headDim]; copied. */
   readonly smooth?: Tensor | null;

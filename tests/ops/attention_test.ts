@@ -89,7 +89,7 @@ function testAttention(
   assertAllClose(out.read(), expected, { absolute: device.name === "cpu" ? 1e-3 : 4e-3 }, name);
 }
 
-for (const headDim of [64, 128]) {
+for (const headDim of [64, 128, 256]) {
   testOnDevices(`attention over sinks, pages and ring, headDim ${headDim}, seed 40`, (device) => {
     const random = new Random(40),
       shape = { kvHeads: 2, headDim, slots: 2, maxPages: 5, sinks: 4, window: 24, recent: 40 };
@@ -106,6 +106,30 @@ testOnDevices("attention in every format, seed 41", (device) => {
     const shape = { kvHeads: 1, headDim: 64, slots: 2, maxPages: 3, sinks: 0, window: 0, recent: 0 };
     testAttention(device, random, { subDim, bits, smooth: true }, { subDim, bits, tokenScale: true }, shape, 16);
     testAttention(device, random, { subDim, bits, tokenScale: true }, { subDim, bits }, { ...shape, sinks: 1 }, 1);
+  }
+});
+
+testOnDevices("attention in every format, headDim 256, seed 49", (device) => {
+  const random = new Random(49);
+  for (const [subDim, bits] of [[2, 8], [4, 12], [4, 10], [4, 8], [4, 6], [8, 12], [8, 8]]) {
+    const shape = { kvHeads: 2, headDim: 256, slots: 1, maxPages: 3, sinks: 0, window: 0, recent: 0 };
+    // All channels and tokens go through tables where they are most: 16 query heads.
+    const keys: Side = {
+      subDim,
+      bits,
+      tokenScale: true,
+      perHead: true,
+      smooth: true,
+      hadamard: true,
+      asMatrices: bits > 8,
+    };
+    const values: Side = { subDim, bits, perHead: true, hadamard: true, asMatrices: bits < 12 };
+    testAttention(device, random, keys, values, shape, bits === 8 ? 16 : 2);
+    if (bits === 10) continue; // codebooks of 1024 words for each of 64 sub-vectors
+    testAttention(device, random, { subDim, bits, perPart: true }, { subDim, bits, perPart: true }, {
+      ...shape,
+      kvHeads: 1,
+    }, 3);
   }
 });
 

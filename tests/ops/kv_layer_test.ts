@@ -14,7 +14,7 @@ const formats = [[2, 8], [4, 12], [4, 10], [4, 8], [4, 6], [8, 12], [8, 8]];
 
 testOnDevices("KvLayer stores the nearest codewords of every format, seed 30", (device) => {
   const random = new Random(30);
-  for (const headDim of [64, 128]) {
+  for (const headDim of [64, 128, 256]) {
     for (const [subDim, bits] of formats) {
       const shape = { kvHeads: 2, headDim, slots: 2, maxPages: 3, sinks: 2, window: 8, recent: 16 };
       // A codebook a sub-vector where the head dimension is 64, for keys of each head apart.
@@ -22,7 +22,11 @@ testOnDevices("KvLayer stores the nearest codewords of every format, seed 30", (
       const keys: Side = { subDim, bits, perPart, ...(bits % 4 ? {} : all) };
       const values: Side = { subDim, bits, tokenScale: true, perPart: perPart && bits !== 8 };
       using layer = new TestLayer(device, random, keys, values, shape, 2);
-      const count = 67, width = 2 * headDim, k = random.normals(count * width), v = random.normals(count * width, 0.1);
+      // More than a page, but where the search of the reference is long.
+      const count = headDim === 256 ? 8 : 67,
+        width = 2 * headDim,
+        k = random.normals(count * width),
+        v = random.normals(count * width, 0.1);
       layer.store(1, k, v, 16);
       const read = layer.pages(1, 3, count - 3);
       let doubtful = 0;
@@ -79,7 +83,7 @@ testOnDevices("KvLayer.quantize reads strided rows of several slots, seed 32", (
 
 testOnDevices("KvLayer.ropeQuantize rotates as rope does and stores what quantize stores, seed 33", (device) => {
   const random = new Random(33);
-  for (const headDim of [64, 128]) {
+  for (const headDim of [64, 80, 96, 112, 128, 192, 256]) {
     const shape = { kvHeads: 2, headDim, slots: 2, maxPages: 1600, sinks: 2, window: 0, recent: 0 };
     const heads = 6, width = heads * headDim, kv = 2 * headDim, stride = width + 2 * kv;
     for (
@@ -95,9 +99,10 @@ testOnDevices("KvLayer.ropeQuantize rotates as rope does and stores what quantiz
         asMatrices: true,
       }]]
     ) {
+      if ((keys.bits < 16 || values.bits < 16) && ![64, 128, 256].includes(headDim)) continue;
       // A few rows, and those of a batch.
       const few = [0, 3, 17, 70, 99_991], many = [...few, ...Array.from({ length: 30 }, (_, i) => 100 + 97 * i)];
-      for (const at of [few, many]) {
+      for (const at of headDim === 64 || headDim === 128 ? [few, many] : [few]) {
         using layer = new TestLayer(device, random, keys, values, shape, 1600);
         const rows = at.length;
         using joint = Tensor.from(device, random.normals(rows * stride), [rows, stride]);

@@ -14,7 +14,7 @@ const formats = Object.values(FORMATS);
 
 testOnDevices("Transform.apply forward, for queries and inverse, seed 20", (device) => {
   const random = new Random(20), kvHeads = 3;
-  for (const headDim of [64, 128]) {
+  for (const headDim of [64, 128, 256]) {
     for (const [smooth, hadamard] of [[true, true], [false, true], [true, false], [false, false]]) {
       using side = new TestQuantizer(device, random, { subDim: 4, bits: 8, smooth, hadamard }, kvHeads, headDim);
       for (const [rows, group, gap] of [[1, 1, 0], [7, 4, 0], [70, 1, 5]]) {
@@ -67,14 +67,23 @@ testOnDevices("Quantizer keeps its codebooks, rounded at most to f16 or int8, se
 });
 
 testOnDevices("Quantizer.pageBytes are the bits of the codes, and a byte a vector for its scale", (device) => {
-  for (const [subDim, bits, tokenScale, headDim] of [[4, 8, 0, 64], [4, 8, 1, 128], [8, 12, 1, 64], [4, 6, 0, 128]]) {
+  for (
+    const [subDim, bits, tokenScale, headDim] of [[4, 8, 0, 64], [4, 8, 1, 128], [8, 12, 1, 64], [4, 6, 0, 128], [
+      2,
+      8,
+      1,
+      256,
+    ]]
+  ) {
     using codebooks = Tensor.zeros(device, "f32", [1, 2 ** bits, subDim]);
     const options = { kvHeads: 3, headDim, subDim, bits, codebooks, tokenScale: tokenScale === 1 };
     using quantizer = new Quantizer(device, options);
     assertEquals(quantizer.pageBytes, 64 * 3 * (headDim / subDim * bits / 8 + tokenScale));
   }
-  using plain = new Quantizer(device, { kvHeads: 3, headDim: 64, subDim: 1, bits: 16 });
-  assertEquals(plain.pageBytes, 64 * 3 * 64 * 2);
+  for (const headDim of [64, 80, 96, 112, 128, 192, 256]) {
+    using plain = new Quantizer(device, { kvHeads: 3, headDim, subDim: 1, bits: 16 });
+    assertEquals(plain.pageBytes, 64 * 3 * headDim * 2);
+  }
 });
 
 testOnDevices("Quantizer names what it refuses", (device) => {
@@ -82,7 +91,13 @@ testOnDevices("Quantizer names what it refuses", (device) => {
   const options = { kvHeads: 2, headDim: 64, subDim: 4, bits: 8, codebooks };
   const refused = (change: object, message: string) =>
     assertThrows(() => new Quantizer(device, { ...options, ...change }), VecInferError, message);
-  assertEquals(refused({ headDim: 96 }, "96").code, "UNSUPPORTED");
+  for (const headDim of [32, 80, 96, 112, 192, 255, 512]) {
+    const coded = `head_dim ${headDim} is not supported with transforms and codes: 64, 128 and 256 are`;
+    assertEquals(refused({ headDim }, coded).code, "UNSUPPORTED");
+    if (headDim >= 80 && headDim <= 192) continue;
+    const plain = `head_dim ${headDim} is not supported: 64, 80, 96, 112, 128, 192 and 256 are`;
+    assertEquals(refused({ headDim, subDim: 1, bits: 16, codebooks: null }, plain).code, "UNSUPPORTED");
+  }
   refused({ subDim: 3 }, "Quantizer: codebooks: expected f32 of 768 elements");
   refused({ codebooks: null }, "codebooks");
   refused({ bits: 17 }, "Quantizer: bits: expected a whole number from 1 to 16, found 17");

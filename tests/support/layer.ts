@@ -25,7 +25,7 @@ export interface LayerShape {
   kvHeads: number;
   headDim: number;
   slots: number;
-  /** Pages a slot may have. */
+  /** Pages a slot may have; 0 for a layer with a sliding window of `window` positions. */
   maxPages: number;
   sinks: number;
   window: number;
@@ -35,7 +35,7 @@ export interface LayerShape {
 /** A quantizer with random codebooks, and its transform and codes in float64. */
 export class TestQuantizer implements Disposable {
   readonly native: Quantizer;
-  readonly transform: Transform;
+  readonly #transform: Transform | null;
   readonly #side: Side;
   readonly #smooth: Float32Array | undefined;
   readonly #codebook: Float32Array;
@@ -54,14 +54,14 @@ export class TestQuantizer implements Disposable {
     using smooth = this.#smooth && Tensor.from(device, this.#smooth, [kvHeads, headDim]);
     const { tokenScale, asMatrices = false } = side;
     using matrices = asMatrices ? this.#matrices(device, kvHeads) : undefined;
-    this.transform = new Transform(device, {
+    const transform = bits === 16 ? null : new Transform(device, {
       kvHeads,
       headDim,
       smooth: asMatrices ? undefined : smooth,
       hadamard: side.hadamard && !asMatrices,
       matrices,
     });
-    const transform = bits === 16 ? null : this.transform;
+    this.#transform = transform;
     this.native = new Quantizer(device, {
       kvHeads,
       headDim,
@@ -79,6 +79,12 @@ export class TestQuantizer implements Disposable {
       this.native.codebook(rounded);
       this.#codebook = rounded.read();
     }
+  }
+
+  /** The transform; 16 bits go without. */
+  get transform(): Transform {
+    if (this.#transform === null) throw new Error("a side of 16 bits has no transform");
+    return this.#transform;
   }
 
   /** The transform in its three directions, where each unit vector goes. */
@@ -126,7 +132,7 @@ export class TestQuantizer implements Disposable {
 
   [Symbol.dispose](): void {
     this.native[Symbol.dispose]();
-    this.transform[Symbol.dispose]();
+    this.#transform?.[Symbol.dispose]();
   }
 }
 
@@ -154,8 +160,10 @@ export class TestLayer implements Disposable {
       const page = i % maxPages;
       return page < pagesUsed ? order[Math.floor(i / maxPages) * pagesUsed + page] : i % 2 ? -1e9 : 1e9;
     });
-    const pages = (side: TestQuantizer): Tensor =>
-      this.#keep(Tensor.empty(device, "u8", [slots * pagesUsed, side.native.pageBytes]).fill(0xff));
+    const pages = (side: TestQuantizer): Tensor | null => {
+      if (maxPages === 0) return null;
+      return this.#keep(Tensor.empty(device, "u8", [slots * pagesUsed, side.native.pageBytes]).fill(0xff));
+    };
     const rows = (count: number): Tensor | null => {
       if (count === 0) return null;
       return this.#keep(Tensor.empty(device, "bf16", [slots, kvHeads, count, headDim]).fill(NaN));
@@ -171,7 +179,7 @@ export class TestLayer implements Disposable {
         valueRecent: rows(recent),
         keySinks: rows(sinks),
         valueSinks: rows(sinks),
-        pageTable: this.#keep(Tensor.from(device, table, [slots, maxPages])),
+        pageTable: maxPages === 0 ? null : this.#keep(Tensor.from(device, table, [slots, maxPages])),
         exactFrom: this.exactFrom,
         sinks,
         window,
