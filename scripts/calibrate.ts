@@ -7,7 +7,7 @@
 import { createHash } from "node:crypto";
 import { mkdirSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { openModel, openTokenizer } from "../mod.ts";
+import { openModel, openTokenizer, readModelConfig } from "../mod.ts";
 import {
   calibrate,
   calibrationFolder,
@@ -17,7 +17,10 @@ import {
   textPassages,
 } from "../lib/calibration/mod.ts";
 import {
+  cacheShapeOf,
+  checkHeadDim,
   Device,
+  growingLayers,
   type KvConfig,
   kvConfig,
   PRESETS,
@@ -161,6 +164,9 @@ await command({
   },
 }, async ({ options, positionals, signal, progress }) => {
   const configs = configsOf(options), folder = options.out ?? calibrationFolder(options.model);
+  const shape = cacheShapeOf(readModelConfig(options.model)), coded = growingLayers(shape);
+  for (const config of configs) checked(() => checkHeadDim(config, shape.headDim));
+  if (coded.length === 0) throw new UsageError(`${options.model}: all layers have a sliding window: nothing is coded`);
   const text = readText(positionals[0]), tokenizer = openTokenizer(options.model);
   const fingerprint = modelFingerprint(options.model);
   using device = Device.open(deviceOptions(options));
@@ -179,7 +185,7 @@ await command({
   const files: { preset: string; path: string; bytes: number; seconds: number }[] = [];
   for (const config of configs) {
     const { name, scheme, notes } = schemeFor(config.name, options.recipe, options);
-    const steps = (scheme.bits === undefined ? 2 : 4) * model.config.layers;
+    const steps = (scheme.bits === undefined ? 2 : 4) * coded.length;
     const started = performance.now(), bar = progress(config.name, steps);
     const calibration = await calibrate(model, config, passages, scheme, {
       ...training,

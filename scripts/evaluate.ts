@@ -28,7 +28,16 @@ import {
   settle,
   textPassages,
 } from "../lib/calibration/mod.ts";
-import { type Calibration, Device, effectiveBits, KvCache, type KvConfig, kvConfig, PRESETS } from "../lib/ops/mod.ts";
+import {
+  cacheBytes,
+  type Calibration,
+  Device,
+  effectiveBits,
+  KvCache,
+  type KvConfig,
+  kvConfig,
+  PRESETS,
+} from "../lib/ops/mod.ts";
 import { command, type Progress, UsageError } from "./frame/command.ts";
 import { CACHE_OPTIONS, checked, deviceOptions, MODEL_OPTIONS, table, whole } from "./frame/options.ts";
 
@@ -299,6 +308,7 @@ function rowsOf(run: Run, text: string, context: number, { qualities, errors, fo
     ...drift && { drift: drift[i] },
   });
   const bits = (bytes: number) => effectiveBits(model.cacheShape, bytes, context);
+  const { sliding } = cacheBytes(model.cacheShape, reference.config, reference.calibration, context);
   const own: Row = {
     text,
     name: "bf16",
@@ -310,7 +320,7 @@ function rowsOf(run: Run, text: string, context: number, { qualities, errors, fo
     keys: keys.name,
     values: values.name,
     calibration: "exact",
-    effectiveBits: bits(reference.bytesPerToken * context),
+    effectiveBits: bits(reference.bytesPerToken * context + sliding),
     ...measures(0),
   };
   return [

@@ -16,8 +16,8 @@ const OPTIONS = {
   kv: {
     type: "string",
     short: "k",
-    default: DEFAULT_KV,
-    help: "cache: bf16, vq4, vq3, vq2, vq1.5, vq1.25, vq1, with a plus, dXbY, or keys+values",
+    help:
+      "cache: bf16, vq4, vq3, vq2, vq1.5, vq1.25, vq1, with a plus, dXbY, or keys+values (default: vq2+ where heads have codes)",
   },
   keys: { type: "string", help: "preset or format of the keys alone" },
   values: { type: "string", help: "preset or format of the values alone" },
@@ -87,9 +87,9 @@ await command({
 async function load({ options, signal, progress }: Run, needed: number): Promise<LanguageModel> {
   const { calibration, synthetic } = options;
   const kv = options.keys || options.values
-    ? { keys: options.keys ?? options.kv, values: options.values ?? options.kv }
+    ? { keys: options.keys ?? options.kv ?? DEFAULT_KV, values: options.values ?? options.kv ?? DEFAULT_KV }
     : options.kv;
-  checked(() => kvConfig(kv, options));
+  if (kv !== undefined) checked(() => kvConfig(kv, options));
   const context = options.context === undefined ? undefined : whole("context", options.context);
   const loading = progress("loading", 1);
   const common: Omit<LoadOptions, "calibration"> = {

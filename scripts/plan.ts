@@ -8,8 +8,9 @@ import os from "node:os";
 import { readModelConfig } from "../mod.ts";
 import {
   cacheBytes,
-  type CacheShape,
+  cacheShapeOf,
   effectiveBits,
+  fitsHeadDim,
   isGguf,
   kvConfig,
   PAGE_TOKENS,
@@ -31,6 +32,18 @@ function sizeOf(text: string): number {
   return Number(match[1]) * (match[3] ? 1024 : 1000) ** power;
 }
 
+/** The most tokens, in whole pages, that fit; null where any number does: memory does not grow beyond the windows of all layers. */
+function longestContext(fits: (tokens: number) => boolean): number | null {
+  let low = 0, high = 2 ** 31 / PAGE_TOKENS;
+  if (fits(high * PAGE_TOKENS)) return null;
+  while (low < high - 1) {
+    const middle = Math.floor((low + high) / 2);
+    if (fits(middle * PAGE_TOKENS)) low = middle;
+    else high = middle;
+  }
+  return low * PAGE_TOKENS;
+}
+
 await command({
   name: "plan",
   summary: "weights and KV memory of a model by cache preset, and the longest context that fits",
@@ -50,16 +63,17 @@ await command({
 }, ({ options }) => {
   const { synthetic } = options, name = synthetic ?? options.model;
   const config = synthetic === undefined ? readModelConfig(name) : checked(() => syntheticConfig(synthetic));
-  const { layers, kvHeads, headDim } = config;
   const context = whole("context", options.context ?? config.contextLength);
   const sequences = whole("sequences", options.sequences);
   const memory = options.memory === undefined ? os.totalmem() : checked(() => sizeOf(options.memory!));
-  const shape: CacheShape = { layers, kvHeads, headDim };
+  const shape = cacheShapeOf(config);
   const parameters = parameterCount(config);
   // Of a folder config.json is enough; which matrices of a GGUF file are packed, and stay so, is in its head.
   const packed = synthetic === undefined && isGguf(name), weights = weightBytesOf(packed ? name : config);
-  const rows = Object.keys(PRESETS).map((name) => {
-    const kv = checked(() => kvConfig(name, options));
+  const kinds = Object.keys(PRESETS).map((name) => checked(() => kvConfig(name, options)))
+    .filter((kv) => fitsHeadDim(kv, shape.headDim));
+  const rows = kinds.map((kv) => {
+    const { name } = kv;
     const { keys, values, ...rest } = presetScheme(name);
     const flags = {
       ...(options["token-scale"] && { tokenScale: true }),
@@ -67,14 +81,13 @@ await command({
     };
     const scheme: Scheme = { ...rest, keys: { ...keys, ...flags }, values: { ...values, ...flags } };
     const bytes = (tokens: number) => cacheBytes(shape, kv, scheme, tokens, sequences);
-    const cache = bytes(context), fixed = bytes(0).total, page = bytes(PAGE_TOKENS).total - fixed;
-    const longest = Math.max(0, Math.floor((memory - weights - fixed) / page) * PAGE_TOKENS);
+    const cache = bytes(context), longest = longestContext((tokens) => weights + bytes(tokens).total <= memory);
     return {
       kv: name,
       cacheBytes: cache.total,
       totalBytes: weights + cache.total,
       fits: weights + cache.total <= memory,
-      effectiveBits: effectiveBits(shape, cache.total, context * sequences),
+      effectiveBits: effectiveBits(shape, cache.total, context, sequences),
       longestContext: longest,
     };
   });
@@ -106,7 +119,7 @@ await command({
       bytesText(row.totalBytes),
       row.fits ? "yes" : "no",
       row.effectiveBits.toFixed(2),
-      row.longestContext.toLocaleString("en-US"),
+      row.longestContext === null ? "any" : row.longestContext.toLocaleString("en-US"),
     ]),
   ]));
 });

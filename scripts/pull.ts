@@ -1,6 +1,6 @@
 /**
- * Downloads a model from the Hugging Face hub into a folder: safetensors, configuration and tokenizer. What was begun is
- * continued, what is there is checked.
+ * Downloads a model from the Hugging Face hub into a folder: safetensors, configuration and tokenizer, or one GGUF file. What was
+ * begun is continued, what is there is checked.
  *
  * @module
  */
@@ -20,6 +20,11 @@ await command({
   usage: "scripts/pull.ts [options] <owner/name>",
   positionals: [1, 1],
   options: {
+    gguf: {
+      type: "string",
+      short: "g",
+      help: "one GGUF model of the repository: its path there, or Q4_K_M and the like",
+    },
     revision: { type: "string", default: "main", help: "branch, tag or commit" },
     out: { type: "string", short: "o", help: "the folder (default: models/<name>)" },
     endpoint: { type: "string", default: "https://huggingface.co", help: "address of the hub or of a mirror" },
@@ -53,8 +58,8 @@ await command({
   };
   let result;
   try {
-    const { revision, endpoint, offline } = options;
-    result = await pull({ id, folder, revision, endpoint, offline, token, signal, onProgress });
+    const { gguf, revision, endpoint, offline } = options;
+    result = await pull({ id, folder, gguf, revision, endpoint, offline, token, signal, onProgress });
   } catch (error) {
     if (signal.aborted) tell(`${folder}: what has arrived is kept; the same command goes on from there`);
     throw error;
@@ -64,9 +69,9 @@ await command({
 
   if (options.json) return console.log(JSON.stringify(result));
   const unchecked = result.files.length === 0 ? " (no record of its download: structure checked, not checksums)" : "";
-  console.log(`${folder}: ${id} is complete${unchecked}`);
+  console.log(`${result.model}: ${id} is complete${unchecked}`);
   try {
-    readModelConfig(folder);
+    readModelConfig(result.model);
   } catch (error) {
     console.error(`note: VecInfer cannot run this model: ${(error as Error).message}`);
   }

@@ -6,6 +6,8 @@
 
 import { PAGE_TOKENS } from "../ops/ops.ts";
 import type { Format } from "./format.ts";
+import { growingLayers, layerWindow, slidingRing } from "./ring.ts";
+import type { CacheShape } from "./shape.ts";
 import {
   codebookCounts,
   hasSmooth,
@@ -17,15 +19,7 @@ import {
   type SideScheme,
 } from "./scheme.ts";
 
-/** The sizes of a model that its cache depends on. */
-export interface CacheShape {
-  /** Layers, each with a cache of its own. */
-  readonly layers: number;
-  /** KV heads a layer. */
-  readonly kvHeads: number;
-  /** Channels a head. */
-  readonly headDim: number;
-}
+export type { CacheShape } from "./shape.ts";
 
 /** Bytes that a cache holds, by what they are for. */
 export interface CacheBytes {
@@ -33,8 +27,10 @@ export interface CacheBytes {
   pages: number;
   /** Token scales in pages. */
   scales: number;
-  /** The ring of the newest tokens. */
+  /** The ring of the newest tokens, of layers that see all. */
   window: number;
+  /** All that layers with a sliding window keep. */
+  sliding: number;
   /** The first tokens. */
   sinks: number;
   /** Codebooks, smooth factors and fitted transforms. */
@@ -55,7 +51,7 @@ function tokenBytes(shape: CacheShape, format: Format, tokenScale: boolean): { c
 function sideBytes(shape: CacheShape, format: Format, side: SideScheme): number {
   const { kvHeads, headDim } = shape, shared = sharedByLayers(side.codebooks), seen = new Set<Format>();
   let bytes = 0;
-  for (let layer = 0; layer < shape.layers; layer++) {
+  for (const layer of growingLayers(shape)) {
     const own = layerFormat(side, format, layer), { subDim, bits } = own;
     if (bits === 16) continue;
     const { heads, parts } = codebookCounts(side.codebooks, shape, own);
@@ -69,29 +65,35 @@ function sideBytes(shape: CacheShape, format: Format, side: SideScheme): number 
 }
 
 /**
- * The exact bytes of a cache of `pages` pages in all and rings and sinks for `sequences` sequences. A codebook that layers share counts once.
- * Codebooks and matrices count as the calibration file has them, f16 and one matrix; a device holds a matrix and its two inverses as f32.
+ * The exact bytes of a cache of `pages` pages in all, and rings and sinks for `sequences` sequences of up to `context` tokens. Layers with
+ * a sliding window have a ring alone. A codebook that layers share counts once. Codebooks and matrices count as the calibration file has
+ * them, f16 and one matrix; a device holds a matrix and its two inverses as f32.
  */
 export function allocatedBytes(
   shape: CacheShape,
   config: KvConfig,
   scheme: Scheme,
-  { pages, sequences }: { pages: number; sequences: number },
+  { pages, sequences, context }: { pages: number; sequences: number; context: number },
 ): CacheBytes {
-  const bytes: CacheBytes = { pages: 0, scales: 0, window: 0, sinks: 0, codebooks: 0, total: 0 };
-  const tokens = pages * PAGE_TOKENS, row = shape.layers * shape.kvHeads * shape.headDim * 2 * sequences;
+  const bytes: CacheBytes = { pages: 0, scales: 0, window: 0, sliding: 0, sinks: 0, codebooks: 0, total: 0 };
+  const tokens = pages * PAGE_TOKENS, row = shape.kvHeads * shape.headDim * 2 * sequences;
   for (const side of SIDES) {
     const own = scheme[side];
     for (let layer = 0; layer < shape.layers; layer++) {
+      const window = layerWindow(shape, layer);
+      if (window > 0) {
+        bytes.sliding += row * slidingRing(window, context).recent;
+        continue;
+      }
       const token = tokenBytes(shape, layerFormat(own, config[side], layer), own.tokenScale);
       bytes.pages += tokens * token.codes;
       bytes.scales += tokens * token.scale;
+      bytes.window += row * config.recent;
+      bytes.sinks += row * config.sinks;
     }
-    bytes.window += row * config.recent;
-    bytes.sinks += row * config.sinks;
     bytes.codebooks += sideBytes(shape, config[side], own);
   }
-  bytes.total = bytes.pages + bytes.scales + bytes.window + bytes.sinks + bytes.codebooks;
+  bytes.total = bytes.pages + bytes.scales + bytes.window + bytes.sliding + bytes.sinks + bytes.codebooks;
   return bytes;
 }
 
@@ -103,10 +105,16 @@ export function cacheBytes(
   tokens: number,
   sequences: number = 1,
 ): CacheBytes {
-  return allocatedBytes(shape, config, scheme, { pages: Math.ceil(tokens / PAGE_TOKENS) * sequences, sequences });
+  const pages = Math.ceil(tokens / PAGE_TOKENS) * sequences;
+  return allocatedBytes(shape, config, scheme, { pages, sequences, context: tokens });
 }
 
-/** Bits a channel that `bytes` come to over `tokens` tokens of keys and values. */
-export function effectiveBits(shape: CacheShape, bytes: number, tokens: number): number {
-  return bytes * 8 / (tokens * shape.layers * shape.kvHeads * shape.headDim * 2);
+/**
+ * Bits a channel that `bytes` come to over `sequences` sequences of `tokens` tokens: of keys and values of all tokens that a layer sees, which are those of
+ * its window where it has one.
+ */
+export function effectiveBits(shape: CacheShape, bytes: number, tokens: number, sequences: number = 1): number {
+  let seen = 0;
+  for (let layer = 0; layer < shape.layers; layer++) seen += Math.min(tokens, layerWindow(shape, layer) || tokens);
+  return bytes * 8 / (sequences * seen * shape.kvHeads * shape.headDim * 2);
 }

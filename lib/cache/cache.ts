@@ -10,10 +10,11 @@ import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { KvLayer, PAGE_TOKENS, Quantizer, Transform } from "../ops/ops.ts";
 import { allocatedBytes, type CacheBytes, type CacheShape } from "./bytes.ts";
-import type { Calibration, SideCalibration } from "./calibration.ts";
+import { bf16Side, type Calibration, type SideCalibration } from "./calibration.ts";
 import { SingularError, transformMatrices } from "./matrix.ts";
 import { CacheFullError, type PageChange, PagePool } from "./pages.ts";
-import { codebookCounts, hasHadamard, type KvConfig, layerFormat } from "./scheme.ts";
+import { growingLayers, layerWindow, type Ring, slidingRing } from "./ring.ts";
+import { checkHeadDim, codebookCounts, hasHadamard, type KvConfig, layerFormat } from "./scheme.ts";
 import { Sequence, type SequenceCache } from "./sequence.ts";
 import { WeightsError } from "../weights/safetensors.ts";
 
@@ -27,10 +28,11 @@ export interface CacheOptions {
   tokens?: number;
 }
 
-/** Tensors that one layer's pages, ring and sinks live in; null where a part has size 0. */
+/** Tensors that one layer's pages, ring and sinks live in. */
 interface LayerMemory {
   quantizers: [Quantizer, Quantizer];
-  pages: [Tensor, Tensor];
+  /** Of keys and values; none of a layer with a sliding window. */
+  pages: Tensor[];
   /** key ring, value ring, key sinks, value sinks: [slots, kvHeads, rows, headDim]. */
   exact: Tensor[];
 }
@@ -51,24 +53,30 @@ export class KvCache implements SequenceCache, Disposable {
   readonly slots: number;
   /** Longest sequence, in tokens. */
   readonly context: number;
+  /** Its rings of newest tokens: the first of layers that see all of a sequence, the others one a sliding window. */
+  readonly rings: readonly Ring[];
   readonly #device: Device;
   readonly #maxPages: number;
   readonly #memory: LayerMemory[] = [];
   readonly #owned: Disposable[] = [];
   readonly #pageTable: Tensor;
-  readonly #exactFrom: Tensor;
+  /** Of each ring, i32 [slots]. */
+  readonly #exactFrom: readonly Tensor[];
   readonly #freeSlots: number[];
   readonly #pageBytes: number;
   /** Quantizers of a codebook alone: layers that share the one share the other. */
   readonly #quantizers: Map<Float32Array, Quantizer> = new Map();
 
   /**
-   * Allocates a cache. Throws VecInferError (UNSUPPORTED) for a head dimension that the library has no code for, and WeightsError that
-   * names the calibration where a transform has no inverse.
+   * Allocates a cache: pages of the layers that see all of a sequence, a ring for those with a sliding window. Throws RangeError for codes
+   * of a head dimension that has none, and WeightsError that names the calibration where a transform has no inverse.
    */
   constructor(device: Device, shape: CacheShape, config: KvConfig, calibration: Calibration, options: CacheOptions) {
     const { sequences = 1, context } = options;
-    const tokens = options.tokens ?? sequences * Math.ceil(context / PAGE_TOKENS) * PAGE_TOKENS;
+    checkHeadDim(config, shape.headDim);
+    const grows = growingLayers(shape).length > 0, room = sequences * Math.ceil(context / PAGE_TOKENS) * PAGE_TOKENS;
+    // Without a layer that grows pages are a count that takes no memory, and never short.
+    const tokens = (grows ? options.tokens : undefined) ?? room;
     for (const [name, value] of Object.entries({ sequences, context, tokens })) {
       if (!Number.isInteger(value) || value < 1) {
         throw new RangeError(`KvCache: ${name} is ${value}; at least 1 is needed`);
@@ -82,12 +90,17 @@ export class KvCache implements SequenceCache, Disposable {
     this.#device = device;
     this.#maxPages = Math.ceil(context / PAGE_TOKENS);
     this.pages = new PagePool(Math.ceil(tokens / PAGE_TOKENS));
+    const sliding = [...new Set((shape.windows ?? []).filter((window) => window > 0))];
+    this.rings = [config, ...sliding.map((window) => slidingRing(window, context))];
     this.#freeSlots = Array.from({ length: sequences }, (_, i) => sequences - 1 - i);
     const layers: KvLayer[] = [];
     try {
       this.#pageTable = this.#keep(Tensor.zeros(device, "i32", [sequences, this.#maxPages]));
-      this.#exactFrom = this.#keep(Tensor.zeros(device, "i32", [sequences]));
-      for (let layer = 0; layer < shape.layers; layer++) layers.push(this.#bind(layer));
+      this.#exactFrom = this.rings.map(() => this.#keep(Tensor.zeros(device, "i32", [sequences])));
+      for (let layer = 0; layer < shape.layers; layer++) {
+        const window = layerWindow(shape, layer);
+        layers.push(window > 0 ? this.#bindSliding(1 + sliding.indexOf(window)) : this.#bind(layer));
+      }
     } catch (error) {
       this[Symbol.dispose]();
       throw error;
@@ -147,15 +160,13 @@ export class KvCache implements SequenceCache, Disposable {
   }
 
   #bind(layer: number): KvLayer {
-    const { kvHeads, headDim } = this.shape, { sinks, window, recent } = this.config;
+    const { sinks, window, recent } = this.config;
     const keys = this.#quantizer(this.calibration.keys, layer),
       values = this.#quantizer(this.calibration.values, layer);
     const pages = [keys, values].map((side) =>
       this.#keep(Tensor.empty(this.#device, "u8", [this.pageCount, side.pageBytes]))
     ) as [Tensor, Tensor];
-    const rows = (count: number) =>
-      count === 0 ? null : this.#keep(Tensor.empty(this.#device, "bf16", [this.slots, kvHeads, count, headDim]));
-    const exact = [rows(recent), rows(recent), rows(sinks), rows(sinks)];
+    const exact = [recent, recent, sinks, sinks].map((rows) => this.#rows(rows));
     this.#memory.push({ quantizers: [keys, values], pages, exact: exact.filter((tensor) => tensor !== null) });
     return this.#keep(
       new KvLayer(this.#device, {
@@ -168,12 +179,40 @@ export class KvCache implements SequenceCache, Disposable {
         keySinks: exact[2],
         valueSinks: exact[3],
         pageTable: this.#pageTable,
-        exactFrom: this.#exactFrom,
+        exactFrom: this.#exactFrom[0],
         sinks,
         window,
         recent,
       }),
     );
+  }
+
+  /** A layer with a sliding window: the ring of this index and nothing else. */
+  #bindSliding(ring: number): KvLayer {
+    const exact = this.rings[ring], { window, recent } = exact, side = this.#quantizer(bf16Side(), 0);
+    const [keyRecent, valueRecent] = [this.#rows(recent)!, this.#rows(recent)!];
+    this.#memory.push({ quantizers: [side, side], pages: [], exact: [keyRecent, valueRecent] });
+    return this.#keep(
+      new KvLayer(this.#device, {
+        keys: side,
+        values: side,
+        keyPages: null,
+        valuePages: null,
+        keyRecent,
+        valueRecent,
+        pageTable: null,
+        exactFrom: this.#exactFrom[ring],
+        sinks: 0,
+        window,
+        recent,
+      }),
+    );
+  }
+
+  /** Memory for exact tokens of a layer, [slots, kvHeads, count, headDim]. */
+  #rows(count: number): Tensor | null {
+    const { kvHeads, headDim } = this.shape;
+    return count === 0 ? null : this.#keep(Tensor.empty(this.#device, "bf16", [this.slots, kvHeads, count, headDim]));
   }
 
   /** A layer's quantizers of keys and values. */
@@ -201,9 +240,11 @@ export class KvCache implements SequenceCache, Disposable {
     return this.pages.isShared(page);
   }
 
-  /** Tokens that one step may add to a sequence: the ring's surplus over the window. Without a ring, no limit. */
+  /** Tokens that one step may add to a sequence: the rings' surplus over their windows. No limit where nothing leaves a ring. */
   get stepTokens(): number {
-    return this.config.recent === 0 ? Infinity : this.config.recent - this.config.window;
+    const [{ window, recent }, ...sliding] = this.rings;
+    const left = sliding.filter((ring) => ring.recent < this.context).map((ring) => ring.recent - ring.window);
+    return Math.min(recent === 0 ? Infinity : recent - window, ...left);
   }
 
   /** Starts an empty sequence. Throws CacheFullError where all slots are taken. */
@@ -219,11 +260,24 @@ export class KvCache implements SequenceCache, Disposable {
 
   /** The bytes this cache has allocated, by use, as {@linkcode allocatedBytes} counts them. */
   bytes(): CacheBytes {
-    const { shape, config, calibration, pageCount: pages, slots: sequences } = this;
-    return allocatedBytes(shape, config, calibration, { pages, sequences });
+    const { shape, config, calibration, pageCount: pages, slots: sequences, context } = this;
+    return allocatedBytes(shape, config, calibration, { pages, sequences, context });
   }
 
-  /** Bytes that each further token takes: codes and scales of all layers. */
+  /** Bytes that a sequence of `length` tokens fills in rings of sliding windows. */
+  slidingBytes(length: number): number {
+    const { windows = [], kvHeads, headDim } = this.shape, sliding = windows.filter((window) => window > 0);
+    const rows = sliding.reduce((sum, window) => sum + Math.min(length, slidingRing(window, this.context).recent), 0);
+    return rows * kvHeads * headDim * 2 * 2;
+  }
+
+  /** Bytes that it fills in sinks and in rings of all kinds. */
+  exactBytes(length: number): number {
+    const { shape, config: { sinks, recent } } = this, rows = Math.min(length, recent) + Math.min(length, sinks);
+    return this.slidingBytes(length) + growingLayers(shape).length * rows * shape.kvHeads * shape.headDim * 2 * 2;
+  }
+
+  /** Bytes that each further token takes: codes and scales of the layers that see all of a sequence. */
   get bytesPerToken(): number {
     return this.#pageBytes / PAGE_TOKENS;
   }
@@ -248,9 +302,9 @@ export class KvCache implements SequenceCache, Disposable {
     for (const { exact } of this.#memory) for (const part of exact) part.rows(to, 1).copyFrom(part.rows(from, 1));
   }
 
-  /** @internal Tells the device from which position on `slot`'s ring rows are valid. */
-  writeExactFrom(slot: number, position: number): void {
-    this.#exactFrom.write(Int32Array.of(position), slot);
+  /** @internal Tells the device from which position on the rows of `slot` in a ring are valid. */
+  writeExactFrom(slot: number, ring: number, position: number): void {
+    this.#exactFrom[ring].write(Int32Array.of(position), slot);
   }
 
   /** Frees all memory; sequences of this cache are gone with it. */

@@ -11,6 +11,7 @@ import { Safetensors, type TensorData, WeightsError, writeSafetensors } from "..
 import type { CacheShape } from "./bytes.ts";
 import { type Format, formatOf, FORMATS } from "./format.ts";
 import { gaussianCodebook } from "./gaussian.ts";
+import { growingLayers } from "./ring.ts";
 import {
   codebookCounts,
   type Codebooks,
@@ -41,7 +42,7 @@ export interface LayerCalibration {
 export interface SideCalibration extends SideScheme {
   /** The format that the codebooks were trained for. */
   format: Format;
-  /** One entry a layer; empty for bf16. */
+  /** By layer; empty for bf16, and without an entry where a layer has a sliding window, which has no codes. */
   layers: LayerCalibration[];
   /** Where it comes from: a path, "data-free", or "exact" for bf16. */
   origin: string;
@@ -68,6 +69,8 @@ export function writeCalibration(
   // Programs from before there were matrices read version 1 alone, and would leave them out.
   const version = SIDES.some((name) => calibration[name].transform === "fitted") ? "2" : "1";
   const metadata: Record<string, string> = { ...notes, format: FORMAT_NAME, version, fingerprint };
+  const coded = growingLayers(shape);
+  if (coded.length < shape.layers) metadata.coded_layers = coded.join();
   const tensors: Record<string, TensorData> = {};
   for (const name of SIDES) {
     const side = calibration[name];
@@ -76,6 +79,7 @@ export function writeCalibration(
     metadata[`${name}.token_scale`] = String(side.tokenScale);
     if (side.layerFormats) metadata[`${name}.layers`] = side.layerFormats.map((format) => format.name).join();
     side.layers.forEach((layer, index) => {
+      if (!coded.includes(index)) return;
       const format = layerFormat(side, side.format, index), { subDim, bits } = format;
       const { heads, parts } = codebookCounts(side.codebooks, shape, format);
       if (layer.matrix) {
@@ -129,6 +133,13 @@ export function readCalibration(
         `this model has ${fingerprint.slice(0, 12)}); make one with scripts/calibrate.ts`,
     );
   }
+  const coded = growingLayers(shape).join(), all = Array.from({ length: shape.layers }, (_, layer) => layer).join();
+  if ((note.coded_layers ?? all) !== coded) {
+    throw new WeightsError(
+      `${path}: coded_layers: holds layers "${note.coded_layers ?? all}", this model codes "${coded}"; ` +
+        "make one with scripts/calibrate.ts",
+    );
+  }
   const out: Partial<Calibration> = {};
   for (const side of SIDES) {
     const format = want[side];
@@ -146,9 +157,10 @@ function readSide(file: Safetensors, side: Side, format: Format, shape: CacheSha
     );
   }
   const layers: LayerCalibration[] = [];
-  const layerFormats = readLayerFormats(path, note[`${side}.layers`], shape.layers);
+  const coded = growingLayers(shape),
+    layerFormats = readLayerFormats(path, note[`${side}.layers`], shape.layers, coded);
   let codebooks: Codebooks = "layer";
-  for (let index = 0; index < shape.layers; index++) {
+  for (const index of coded) {
     const name = `layers.${index}.${side}`, own = layerFormats?.[index] ?? format;
     if (file.has(`${name}.feedback`) || file.has(`${side}.${own.name}.codebook`)) {
       throw new WeightsError(`${path}: made by an early form of vecinfer+; make one with scripts/calibrate.ts`);
@@ -164,7 +176,7 @@ function readSide(file: Safetensors, side: Side, format: Format, shape: CacheSha
       layer.smooth = read(file, `${name}.smooth`, "F32", [shape.kvHeads, shape.headDim]);
       if (!layer.smooth.every((x) => x > 0)) throw new WeightsError(`${path}: ${name}.smooth has a factor <= 0`);
     }
-    layers.push(layer);
+    layers[index] = layer;
   }
   return {
     format,
@@ -195,14 +207,21 @@ function readTransform(path: string, side: Side, layers: LayerCalibration[], had
   return "fitted";
 }
 
-function readLayerFormats(path: string, list: string | undefined, layers: number): Format[] | undefined {
+function readLayerFormats(
+  path: string,
+  list: string | undefined,
+  layers: number,
+  coded: readonly number[],
+): Format[] | undefined {
   if (list === undefined) return undefined;
-  const formats = list.split(",").map(formatOf);
-  const coded = formats.filter((format): format is Format => format !== undefined && format.bits < 16);
-  if (formats.length !== layers || coded.length !== layers) {
+  const named = list.split(",").map(formatOf);
+  const formats = named.filter((format, layer): format is Format =>
+    format !== undefined && (format.bits < 16) === coded.includes(layer)
+  );
+  if (named.length !== layers || formats.length !== layers) {
     throw new WeightsError(`${path}: formats of layers are "${list}"; ${layers} of ${Object.keys(FORMATS)} are needed`);
   }
-  return coded;
+  return formats;
 }
 
 function read(file: Safetensors, name: string, dtype: "F16" | "F32", shape: number[]): Float32Array {

@@ -165,6 +165,27 @@ export function sharedByLayers(codebooks: Codebooks): boolean {
 /** The preset in use where none is asked for. */
 export const DEFAULT_KV: string = "vq2+";
 
+/** Channels of a head that the libraries have codes for; those of others are kept in bf16. */
+export const CODED_HEAD_DIMS: readonly number[] = [64, 128, 256];
+
+/** The preset in use where none is asked for, of a model with heads of `headDim` channels. */
+export function defaultKv(headDim: number): string {
+  return CODED_HEAD_DIMS.includes(headDim) ? DEFAULT_KV : "bf16";
+}
+
+/** Whether a cache can be of heads of `headDim` channels: it keeps them in bf16, or there are codes for them. */
+export function fitsHeadDim({ keys, values }: KvConfig, headDim: number): boolean {
+  return CODED_HEAD_DIMS.includes(headDim) || (keys.bits === 16 && values.bits === 16);
+}
+
+/** Throws RangeError, which says what to take, where a cache is to have codes for heads that have none. */
+export function checkHeadDim(config: KvConfig, headDim: number): void {
+  if (fitsHeadDim(config, headDim)) return;
+  throw new RangeError(
+    `kv: ${config.name} codes heads of ${CODED_HEAD_DIMS.join(", ")} channels; this model's have ${headDim}: take bf16`,
+  );
+}
+
 /** How many tokens of a sequence are kept in bf16 whatever the scheme. */
 export interface ExactTokens {
   /** First positions ("attention sinks"). */

@@ -142,7 +142,7 @@ export class Activations implements Disposable {
   readonly shape: CacheShape;
   /** Tokens kept of each layer. */
   readonly tokens: number;
-  /** One entry a layer. */
+  /** By layer; without an entry for one with a sliding window, which has no codes. */
   readonly layers: readonly LayerActivations[];
   readonly #stored: readonly Tensor[];
 
@@ -150,9 +150,11 @@ export class Activations implements Disposable {
     this.shape = model.cacheShape;
     this.tokens = captured.tokens;
     this.#stored = captured.stored;
-    this.layers = outputMetrics(model).map((metric, layer) =>
-      new LayerActivations(this.shape, layer, captured, metric)
-    );
+    const layers: LayerActivations[] = this.layers = [];
+    outputMetrics(model, captured.layers).forEach((metric, i) => {
+      const layer = captured.layers[i];
+      layers[layer] = new LayerActivations(this.shape, layer, captured, metric);
+    });
   }
 
   /** Runs the passages. Throws RangeError where none is longer than `skip`. */
@@ -165,13 +167,13 @@ export class Activations implements Disposable {
     try {
       return new Activations(model, captured);
     } catch (error) {
-      for (const tensor of captured.stored) tensor[Symbol.dispose]();
+      captured.stored.forEach((tensor) => tensor[Symbol.dispose]());
       throw error;
     }
   }
 
   /** Frees the memory. */
   [Symbol.dispose](): void {
-    for (const tensor of this.#stored) tensor[Symbol.dispose]();
+    this.#stored.forEach((tensor) => tensor[Symbol.dispose]());
   }
 }

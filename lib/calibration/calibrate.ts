@@ -6,7 +6,8 @@
 
 import type { Calibration } from "../cache/calibration.ts";
 import { type Format, FORMATS } from "../cache/format.ts";
-import { type KvConfig, kvConfig, presetScheme, type Scheme, type Side } from "../cache/scheme.ts";
+import { growingLayers } from "../cache/ring.ts";
+import { checkHeadDim, type KvConfig, kvConfig, presetScheme, type Scheme, type Side } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
 import { Activations } from "./activations.ts";
 import type { TrainingOptions } from "./codebook.ts";
@@ -51,6 +52,12 @@ export async function calibrate(
   options: TrainingOptions = {},
 ): Promise<Calibration> {
   const { skip, signal } = options, { device, cacheShape: shape } = model;
+  checkHeadDim(config, shape.headDim);
+  if (growingLayers(shape).length === 0) {
+    throw new RangeError(
+      "calibration: all layers of this model have a sliding window, which is kept in bf16: nothing is coded",
+    );
+  }
   using activations = await Activations.capture(model, passages, {
     skip,
     context: isFitted(scheme) ? model.config.contextLength : undefined,
@@ -59,7 +66,7 @@ export async function calibrate(
     signal,
   });
   if (scheme.bits === undefined) return await train(device, activations, config, scheme, options);
-  const at = FORMATS.d4b8, steps = 2 * shape.layers;
+  const at = FORMATS.d4b8, steps = 2 * growingLayers(shape).length;
   const { samples = Infinity, iterations = Infinity } = options;
   const base = await train(device, activations, kvConfig(at.name), scheme, {
     ...options,

@@ -8,9 +8,10 @@ import { Tensor } from "../tensor.ts";
 import { linear } from "../ops/ops.ts";
 import { KvCache } from "../cache/cache.ts";
 import { bf16Calibration } from "../cache/calibration.ts";
+import { growingLayers } from "../cache/ring.ts";
 import { kvConfig } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
-import { addImportance, addOuter, importancePositions, type ImportanceSums } from "./importance.ts";
+import { addImportance, addOuter, importancePositions, type ImportanceSums, type ScoreRule } from "./importance.ts";
 
 /** Options of {@linkcode Activations.capture}. */
 export interface CaptureOptions {
@@ -31,8 +32,10 @@ export interface CaptureOptions {
   signal?: AbortSignal;
 }
 
-/** What was taken, by layer. */
+/** What was taken, by layer; without an entry for a layer with a sliding window, which has no codes. */
 export interface Captured {
+  /** The layers. */
+  readonly layers: readonly number[];
   /** Tokens kept of each layer. */
   readonly tokens: number;
   /** Keys after RoPE, then values, f32 [tokens, 2 * kvHeads * headDim]. */
@@ -71,6 +74,8 @@ class Passage implements Disposable {
   #first = 0;
   /** Query rows that went into the moments of a layer, times the query heads of a KV head. */
   counted = 0;
+  /** Logits of sinks in a layer's softmax, on the host. */
+  readonly #sinks = new Map<number, Float32Array>();
 
   /** `begin` is the place of the passage's first kept token among all. */
   constructor(
@@ -91,6 +96,7 @@ class Passage implements Disposable {
 
   /** Takes a layer's keys and values. */
   keysAndValues(layer: number, kv: Tensor): void {
+    if (!(layer in this.#into.stored)) return;
     const { skip } = this.#options, count = kv.length - skip;
     const own = this.#into.stored[layer].rows(this.#begin, count);
     own.copyFrom(kv.rows(skip, count));
@@ -101,6 +107,7 @@ class Passage implements Disposable {
 
   /** Takes the queries of a layer's next chunk. */
   queries(layer: number, queries: Tensor): void {
+    if (!(layer in this.#into.stored)) return;
     const q = queries.read() as Float32Array, moved = this.#moved(layer, q, queries);
     this.#addMoments(layer, moved, queries.length);
     if (this.#into.importance.length > 0) this.#addImportance(layer, q, moved, queries.length);
@@ -124,7 +131,7 @@ class Passage implements Disposable {
         addOuter(sum, Math.floor(head / group) * headDim * headDim, moved, at, headDim);
       }
     }
-    if (layer === 0) this.counted += sampled * group;
+    if (layer === this.#into.layers[0]) this.counted += sampled * group;
   }
 
   #addImportance(layer: number, q: Float32Array, moved: Float32Array, rows: number): void {
@@ -135,8 +142,16 @@ class Passage implements Disposable {
       const at = t - this.#first;
       if (at < 0 || at >= rows) continue;
       const row = (of: Float32Array) => of.subarray(at * wide, (at + 1) * wide);
-      addImportance(own, this.#kv, row(q), t, this.#options, shape, row(moved), config.multipliers?.attention);
+      addImportance(own, this.#kv, row(q), t, this.#options, shape, row(moved), this.#scores(layer));
     }
+  }
+
+  #scores(layer: number): ScoreRule {
+    const { scale, softCap, sinkLogits } = this.#model.scores(layer);
+    if (sinkLogits === null) return { scale, softCap };
+    const known = this.#sinks.get(layer) ?? sinkLogits.read() as Float32Array;
+    this.#sinks.set(layer, known);
+    return { scale, softCap, sinkLogits: known };
   }
 
   [Symbol.dispose](): void {
@@ -175,10 +190,10 @@ export async function capture(
       await new Promise((resolve) => setTimeout(resolve, 0));
       signal?.throwIfAborted();
     }
-    for (const sum of into.queryMoments) sum.forEach((value, i) => sum[i] = value / counted);
+    into.queryMoments.forEach((sum) => sum.forEach((value, i) => sum[i] = value / counted));
     return into;
   } catch (error) {
-    for (const tensor of into.stored) tensor[Symbol.dispose]();
+    into.stored.forEach((tensor) => tensor[Symbol.dispose]());
     throw error;
   }
 }
@@ -188,13 +203,19 @@ function empty(model: Model, tokens: number, { skip = 4, importance = false }: C
   if (tokens === 0) {
     throw new RangeError(`calibration: no passage is longer than the ${skip} first positions left out`);
   }
-  const { layers, kvHeads, headDim } = model.cacheShape, size = kvHeads * headDim * headDim;
-  const each = <T>(count: number, make: () => T): T[] => Array.from({ length: count }, make);
+  const { kvHeads, headDim } = model.cacheShape, size = kvHeads * headDim * headDim;
+  const layers = growingLayers(model.cacheShape);
+  const each = <T>(of: readonly number[], make: () => T): T[] => {
+    const out: T[] = [];
+    for (const layer of of) out[layer] = make();
+    return out;
+  };
   return {
+    layers,
     tokens,
     stored: each(layers, () => Tensor.empty(model.device, "f32", [tokens, 2 * kvHeads * headDim])),
     queryMoments: each(layers, () => new Float64Array(size)),
-    importance: each(importance ? layers : 0, () => ({
+    importance: each(importance ? layers : [], () => ({
       keys: new Float64Array(tokens * kvHeads),
       values: new Float64Array(tokens * kvHeads),
       queries: new Float64Array(size),
@@ -203,17 +224,17 @@ function empty(model: Model, tokens: number, { skip = 4, importance = false }: C
 }
 
 /**
- * Of each layer the sums of W^T W over the query heads of a KV head, [kvHeads, headDim, headDim], from the output projection's columns; of a
+ * Of each of `layers` the sums of W^T W over the query heads of a KV head, [kvHeads, headDim, headDim], from the output projection's columns; of a
  * large one every few channels.
  */
-export function outputMetrics(model: Model): Float64Array[] {
+export function outputMetrics(model: Model, layers: readonly number[]): Float64Array[] {
   const { kvHeads, headDim } = model.cacheShape, { hiddenSize, heads } = model.config, group = heads / kvHeads;
   const q = heads * headDim, step = Math.ceil(hiddenSize / 512), identity = new Float32Array(q * q);
   for (let i = 0; i < q; i++) identity[i * q + i] = 1;
   using units = Tensor.from(model.device, identity, [q, q]);
   using columns = Tensor.empty(model.device, "f32", [q, hiddenSize]);
-  return model.outputs.map((output) => {
-    linear(columns, units, output, { rows: q });
+  return layers.map((layer) => {
+    linear(columns, units, model.outputs[layer], { rows: q });
     const all = columns.read() as Float32Array, sum = new Float64Array(kvHeads * headDim * headDim);
     const part = new Float32Array(headDim);
     for (let channel = 0; channel < hiddenSize; channel += step) {

@@ -30,6 +30,16 @@ export interface ImportanceSums {
   readonly queries: Float64Array;
 }
 
+/** What becomes of scores on their way to the softmax. */
+export interface ScoreRule {
+  /** Their factor. */
+  readonly scale: number;
+  /** Soft cap, cap tanh(score / cap); 0: none. */
+  readonly softCap: number;
+  /** One more logit a query head, which has no value. */
+  readonly sinkLogits?: Float32Array;
+}
+
 /** Adds weight * x^T x for x = from[begin .. begin + n) to sum[to ..]. */
 export function addOuter(
   sum: Float64Array,
@@ -79,8 +89,8 @@ export function importancePositions(length: number): number[] {
 /**
  * Adds what the query at position `t` of a passage says, over its heads: `q` is [heads, headDim], `kv` the passage's keys and values
  * [length, 2, kvHeads, headDim]. The first of `sums` is the token at position `skip`; those before it are seen but not counted, and
- * so are the newest `window` tokens. The moments are those of `moved`, where the query is to stand for another position; `scale` is the
- * factor of the scores.
+ * so are the newest `window` tokens. The moments are those of `moved`, where the query is to stand for another position; `rule` says
+ * what becomes of the scores. Behind a soft cap a score moves by 1 - (score / cap)^2 of what it moves by before.
  */
 export function addImportance(
   sums: ImportanceSums,
@@ -90,25 +100,29 @@ export function addImportance(
   { skip, window }: { skip: number; window: number },
   { kvHeads, headDim }: CacheShape,
   moved: Float32Array = q,
-  scale: number = 1 / Math.sqrt(headDim),
+  { scale, softCap, sinkLogits }: ScoreRule = { scale: 1 / Math.sqrt(headDim), softCap: 0 },
 ): void {
   const heads = q.length / headDim, group = heads / kvHeads, width = kvHeads * headDim;
   // All query heads of a KV head at a time, so that its keys and values come from memory once: [token, head of the group].
   const p = new Float64Array((t + 1) * group), o = Array.from({ length: group }, () => new Float64Array(headDim));
+  const slope = softCap > 0 ? new Float64Array(p.length) : undefined!;
   const most = new Float64Array(group), total = new Float64Array(group), weight = new Float64Array(group);
   for (let kvHead = 0; kvHead < kvHeads; kvHead++) {
     const first = kvHead * group;
-    most.fill(-Infinity);
+    for (let h = 0; h < group; h++) most[h] = sinkLogits?.[first + h] ?? -Infinity;
     total.fill(0);
     weight.fill(0);
     for (let j = 0; j <= t; j++) {
       const key = 2 * j * width + kvHead * headDim;
       for (let h = 0; h < group; h++) {
-        const score = dot(q, (first + h) * headDim, kv, key, headDim) * scale;
+        const plain = dot(q, (first + h) * headDim, kv, key, headDim) * scale;
+        const score = softCap > 0 ? softCap * Math.tanh(plain / softCap) : plain;
+        if (softCap > 0) slope[j * group + h] = 1 - (score / softCap) ** 2;
         p[j * group + h] = score;
         if (score > most[h]) most[h] = score;
       }
     }
+    for (let h = 0; sinkLogits && h < group; h++) total[h] = Math.exp(sinkLogits[first + h] - most[h]);
     for (let i = 0; i < p.length; i++) total[i % group] += p[i] = Math.exp(p[i] - most[i % group]);
     for (const sum of o) sum.fill(0);
     for (let j = 0; j <= t; j++) {
@@ -125,7 +139,8 @@ export function addImportance(
       for (let h = 0; h < group; h++) {
         const probability = p[j * group + h];
         if (probability < NEGLIGIBLE) continue;
-        const p2 = probability * probability, cost = p2 * squaredDistance(kv, value, o[h], headDim);
+        const p2 = probability * probability, moves = softCap > 0 ? slope[j * group + h] ** 2 : 1;
+        const cost = p2 * moves * squaredDistance(kv, value, o[h], headDim);
         sums.keys[to] += cost;
         sums.values[to] += p2;
         weight[h] += cost;

@@ -4,12 +4,11 @@
  * @module
  */
 
-import type { Device } from "../device.ts";
 import { Tensor } from "../tensor.ts";
 import { compareLogits } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
-import type { Model } from "../models/model.ts";
+import { type Model, stepRows } from "../models/model.ts";
 
 /** The quality of one cache over all passages. */
 export interface Quality {
@@ -35,17 +34,6 @@ export interface EvaluateOptions {
 
 /** Called once the tokens from position `from` on are stored in a sequence of `cache`, before the next step reads them. */
 export type AfterStep = (cache: KvCache, sequence: Sequence, from: number) => void;
-
-/**
- * Tokens that pass through the model at once; the ring of a quantized cache allows as many more than its window. The CUDA library
- * multiplies f32 activations in up to 8 rows and rounds those of more to bf16, which would add some 1e-4 to every KL: a thirtieth of vq4's.
- */
-const STEP_ROWS = { cpu: 64, cuda: 8 };
-
-/** Rows of a step that all caches take. */
-export function stepRows(device: Device, caches: readonly KvCache[]): number {
-  return Math.min(STEP_ROWS[device.name === "cpu" ? "cpu" : "cuda"], ...caches.map((cache) => cache.stepTokens));
-}
 
 /** Sums over the predictions of one cache. */
 interface Sums {

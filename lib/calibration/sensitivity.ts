@@ -9,11 +9,12 @@ import { KvCache } from "../cache/cache.ts";
 import type { CacheShape } from "../cache/bytes.ts";
 import { bf16Calibration, type Calibration } from "../cache/calibration.ts";
 import { type CodedFormatName, type Format, FORMATS } from "../cache/format.ts";
+import { growingLayers } from "../cache/ring.ts";
 import { kvConfig, type Side, SIDES } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
 import { evaluate } from "./quality.ts";
 
-/** KL to the bf16 cache, in nats, with one side of one layer quantized and all else exact. */
+/** KL to the bf16 cache, in nats, with one side of one layer quantized and all else exact; 0 of layers with a sliding window. */
 export interface Sensitivity {
   /** One figure a layer. */
   keys: readonly number[];
@@ -43,7 +44,7 @@ export async function sensitivity(
   const context = Math.max(...passages.map(({ length }) => length));
   const out = { keys: new Array<number>(layers).fill(0), values: new Array<number>(layers).fill(0) };
   const config = kvConfig({ keys: calibration.keys.format.name, values: calibration.values.format.name });
-  const cases = SIDES.flatMap((side) => out[side].map((_, layer) => ({ side, layer })));
+  const cases = SIDES.flatMap((side) => growingLayers(shape).map((layer) => ({ side, layer })));
   using reference = new KvCache(model.device, shape, kvConfig("bf16"), bf16Calibration(), { context });
   for (let begin = 0; begin < cases.length; begin += AT_ONCE) {
     using owned = new DisposableStack();
@@ -106,7 +107,7 @@ function convexHull(choices: readonly Format[]): Format[] {
 
 /**
  * Formats a layer and side that minimize sum_l s_l D(f_l) / D(f_0), s_l the sensitivity at format f_0 and D the
- * {@linkcode DISTORTION}, with a mean rate of at most `bits` a channel: steps along each layer's convex hull in the order of
+ * {@linkcode DISTORTION}, with a mean rate of at most `bits` a channel of the layers that are coded: steps along each layer's convex hull in the order of
  * gain a bit, which is Lagrange's condition.
  */
 export function allocate(
@@ -116,24 +117,25 @@ export function allocate(
   bits: number,
   choices: readonly Format[],
 ): { keys: Format[]; values: Format[] } {
-  const hull = convexHull(choices);
+  const hull = convexHull(choices), coded = growingLayers(shape), exact = FORMATS.bf16;
   const level = { keys: new Array<number>(shape.layers).fill(0), values: new Array<number>(shape.layers).fill(0) };
-  let left = 2 * (bits - rate(hull[0])) * shape.layers;
+  let left = 2 * (bits - rate(hull[0])) * coded.length;
   for (;;) {
     let best: { side: Side; layer: number; gain: number; cost: number } | undefined;
     for (const side of SIDES) {
-      level[side].forEach((now, layer) => {
-        const next = hull[now + 1];
-        if (!next) return;
+      for (const layer of coded) {
+        const now = level[side][layer], next = hull[now + 1];
+        if (!next) continue;
         const cost = rate(next) - rate(hull[now]);
         const fall = distortion(hull[now]) - distortion(next);
         const gain = measured[side][layer] / distortion(at) * fall / cost;
         if (cost <= left + 1e-9 && (!best || gain > best.gain)) best = { side, layer, gain, cost };
-      });
+      }
     }
     if (!best) break;
     level[best.side][best.layer]++;
     left -= best.cost;
   }
-  return { keys: level.keys.map((i) => hull[i]), values: level.values.map((i) => hull[i]) };
+  const formats = (side: Side) => level[side].map((i, layer) => coded.includes(layer) ? hull[i] : exact);
+  return { keys: formats("keys"), values: formats("values") };
 }

@@ -9,6 +9,7 @@ import type { CacheShape } from "../cache/bytes.ts";
 import { type Format, FORMATS } from "../cache/format.ts";
 import { gaussianCodebook } from "../cache/gaussian.ts";
 import { hadamard } from "../cache/matrix.ts";
+import { growingLayers } from "../cache/ring.ts";
 import { codebookCounts, type KvConfig, layerFormat, presetScheme, type Scheme, type Side } from "../cache/scheme.ts";
 import type { Model } from "../models/model.ts";
 import { syntheticPrompt } from "../models/synthetic.ts";
@@ -23,6 +24,8 @@ import { allocate } from "./sensitivity.ts";
  */
 export async function syntheticCalibration(model: Model, config: KvConfig, signal?: AbortSignal): Promise<Calibration> {
   const scheme = presetScheme(config.name);
+  // Where all layers have a window there is nothing to code.
+  if (growingLayers(model.cacheShape).length === 0) return uncoded(config, scheme);
   if (isFitted(scheme)) return drawn(model.cacheShape, config, scheme);
   const prompt = syntheticPrompt(model.config, 2048);
   const { keys, values } = await calibrate(model, config, [prompt], scheme, {
@@ -32,6 +35,11 @@ export async function syntheticCalibration(model: Model, config: KvConfig, signa
   });
   for (const side of [keys, values]) if (side.format.bits < 16) side.origin = "synthetic activations";
   return { keys, values };
+}
+
+function uncoded(config: KvConfig, scheme: Scheme): Calibration {
+  const side = (name: Side): SideCalibration => ({ format: config[name], ...scheme[name], layers: [], origin: "none" });
+  return { keys: side("keys"), values: side("values") };
 }
 
 function drawn(shape: CacheShape, config: KvConfig, scheme: Scheme): Calibration {
@@ -50,13 +58,13 @@ function drawn(shape: CacheShape, config: KvConfig, scheme: Scheme): Calibration
       for (let head = 0; head < heads; head++) all.set(one, head * one.length);
       return all;
     };
-    const layer = (_: unknown, index: number): LayerCalibration => {
-      const format = layerFormat(own, config[side], index);
+    const byLayer: LayerCalibration[] = [];
+    for (const layer of growingLayers(shape)) {
+      const format = layerFormat(own, config[side], layer);
       if (!codebooks.has(format)) codebooks.set(format, codebookOf(format));
-      return { codebook: codebooks.get(format)!, matrix };
-    };
-    const origin = "synthetic, drawn";
-    return { format: config[side], ...own, layers: Array.from({ length: layers }, layer), origin };
+      byLayer[layer] = { codebook: codebooks.get(format)!, matrix };
+    }
+    return { format: config[side], ...own, layers: byLayer, origin: "synthetic, drawn" };
   };
   return { keys: calibrationOf("keys"), values: calibrationOf("values") };
 }

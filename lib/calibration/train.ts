@@ -8,6 +8,7 @@ import type { Device } from "../device.ts";
 import { bf16Side, type Calibration, type LayerCalibration, type SideCalibration } from "../cache/calibration.ts";
 import type { CacheShape } from "../cache/bytes.ts";
 import type { Format } from "../cache/format.ts";
+import { growingLayers } from "../cache/ring.ts";
 import {
   codebookCounts,
   hasHadamard,
@@ -49,7 +50,7 @@ export async function train(
   scheme: Scheme,
   options: TrainingOptions = {},
 ): Promise<Calibration> {
-  const { layers } = activations.shape;
+  const layers = growingLayers(activations.shape).length;
   let done = 0;
   const advance = (by = 1) => options.onProgress?.(done += by, 2 * layers);
   const trained = async (side: Side): Promise<SideCalibration> => {
@@ -59,12 +60,14 @@ export async function train(
       return bf16Side();
     }
     if (own.codebooks === "model") throw new RangeError("calibration: one codebook for all layers is not trained");
-    const sources = activations.layers.map((layer) => layer[side]);
+    const sources = activations.layers.flatMap((layer) => layer[side]);
     const training: Training = { device, format, scheme: own, importance: scheme.importance === true, options };
     const found = own.codebooks.endsWith("sub-vector")
       ? await trainSubVectors(training, sources, advance)
       : await trainLayers(training, sources, advance);
-    return { format, ...own, layers: found, origin: "calibrated" };
+    const byLayer: LayerCalibration[] = [];
+    found.forEach((each, i) => byLayer[sources[i].layer] = each);
+    return { format, ...own, layers: byLayer, origin: "calibrated" };
   };
   return { keys: await trained("keys"), values: await trained("values") };
 }

@@ -7,8 +7,8 @@
 import { Tensor } from "../tensor.ts";
 import { attention } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
-import type { Model } from "../models/model.ts";
-import { type EvaluateOptions, stepRows } from "../calibration/quality.ts";
+import { type Model, stepRows } from "../models/model.ts";
+import type { EvaluateOptions } from "../calibration/quality.ts";
 import { settle } from "./reference.ts";
 
 /**
@@ -50,6 +50,7 @@ export async function attentionErrors(
             stride: step.qkv.width,
           });
           attention(out, step.qkv, cache.layers[layer], slots, step.positions, {
+            ...model.scores(layer),
             rows: count,
             heads,
             stride: step.qkv.width,

@@ -7,6 +7,7 @@
 import { Tensor } from "../tensor.ts";
 import { codebookAssign, type Quantizer } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
+import { growingLayers } from "../cache/ring.ts";
 import { type Side, SIDES } from "../cache/scheme.ts";
 import type { Activations } from "../calibration/activations.ts";
 
@@ -50,8 +51,8 @@ function channelMaxima(rows: Float32Array, width: number): number[] {
 
 /** The largest magnitude of each channel of the keys, before and after the transform of a cache. */
 export function keyOutliers(cache: KvCache, activations: Activations): KeyOutliers[] {
-  const { layers, kvHeads, headDim } = cache.shape, width = kvHeads * headDim;
-  return Array.from({ length: layers }, (_, layer) => {
+  const { kvHeads, headDim } = cache.shape, width = kvHeads * headDim;
+  return growingLayers(cache.shape).map((layer) => {
     const keys = activations.layers[layer].keys.rows();
     return {
       layer,
@@ -65,7 +66,7 @@ export function keyOutliers(cache: KvCache, activations: Activations): KeyOutlie
 export function codebookUse(cache: KvCache, activations: Activations): CodebookUse[] {
   const out: CodebookUse[] = [];
   for (const [s, side] of SIDES.entries()) {
-    for (let layer = 0; layer < cache.shape.layers; layer++) {
+    for (const layer of growingLayers(cache.shape)) {
       const quantizer = cache.quantizers(layer)[s], { codebookHeads, codebookParts, bits, subDim, headDim } = quantizer;
       if (codebookHeads === 0) continue;
       const rows = transformed(quantizer, activations.layers[layer][side].rows());

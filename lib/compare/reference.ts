@@ -9,6 +9,7 @@ import { Tensor } from "../tensor.ts";
 import { type CacheOptions, KvCache } from "../cache/cache.ts";
 import type { CacheShape } from "../cache/bytes.ts";
 import { bf16Calibration } from "../cache/calibration.ts";
+import { growingLayers } from "../cache/ring.ts";
 import { type ExactTokens, type KvConfig, kvConfig, RING_SURPLUS } from "../cache/scheme.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { ReferenceMethod, TokenGroup } from "./method.ts";
@@ -37,7 +38,8 @@ export class ReferenceCache extends KvCache {
 
   /** Bytes that the method keeps of one sequence of `tokens` tokens; not what this cache allocates. */
   methodBytes(tokens: number): number {
-    return this.method.bytes(this.shape, tokens, this.config);
+    const coded = { ...this.shape, layers: growingLayers(this.shape).length };
+    return this.method.bytes(coded, tokens, this.config) + this.slidingBytes(tokens);
   }
 
   /** Reconstructs the groups of a sequence that are complete with its tokens from position `from` on, which are new. */
@@ -54,8 +56,9 @@ export class ReferenceCache extends KvCache {
     using positions = Tensor.from(this.#device, Int32Array.from({ length: count }, (_, i) => begin + i));
     const reconstruct = this.#reconstructors(sequence);
     // What is stored while no position is in the ring goes to the pages alone.
-    sequence.expose(end);
-    for (const [layer, kvLayer] of this.layers.entries()) {
+    sequence.expose(sequence.starts.map((start, ring) => ring === 0 ? end : start));
+    for (const layer of growingLayers(shape)) {
+      const kvLayer = this.layers[layer];
       kvLayer.dequantize(keyTensor, valueTensor, sequence.slot, begin);
       const keys = keyTensor.read<Float32Array>(), values = valueTensor.read<Float32Array>();
       for (let first = begin; first < end;) {
@@ -68,7 +71,7 @@ export class ReferenceCache extends KvCache {
       valueTensor.write(values);
       kvLayer.quantize(keyTensor, valueTensor, slots, positions);
     }
-    sequence.expose(sequence.exactFrom);
+    sequence.expose();
   }
 
   #reconstructors(sequence: Sequence): ((group: TokenGroup) => void)[] {

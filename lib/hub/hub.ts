@@ -11,8 +11,10 @@
 import { createHash } from "node:crypto";
 import { createReadStream, existsSync, mkdirSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { open } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
+import { ggufFiles, isGgufFile } from "./gguf_files.ts";
 import { exclusively } from "./lock.ts";
+import { Gguf } from "../weights/gguf.ts";
 import { fileErrorCause, isObject, readObject, WeightsError } from "../weights/json.ts";
 import { openModel } from "../weights/safetensors.ts";
 import { transfer, type TransferOptions } from "./transfer.ts";
@@ -40,6 +42,11 @@ export interface PullOptions extends TransferOptions {
   readonly id: string;
   /** The folder; made where it is missing. */
   readonly folder: string;
+  /**
+   * One GGUF model of the repository in place of a model folder: its path there, or the quantization that its name says ("Q4_K_M"). Parts
+   * of a split one come together.
+   */
+  readonly gguf?: string;
   /** Branch, tag or commit. Default "main". */
   readonly revision?: string;
   /** The hub's address. Default "https://huggingface.co". */
@@ -52,7 +59,7 @@ export interface PullOptions extends TransferOptions {
 
 /** A file of a repository, and what {@link pull} did with it. */
 export interface PulledFile {
-  /** Its name; only files at the top of the repository are taken. */
+  /** Its name; of a model folder only files at the top of the repository are taken. */
   readonly path: string;
   /** Bytes. */
   readonly size: number;
@@ -68,6 +75,8 @@ export interface PulledFile {
 export interface PullResult {
   /** The folder. */
   readonly folder: string;
+  /** What opens the model: the folder, or the GGUF file. */
+  readonly model: string;
   /** The files of the model. Empty where an offline pull found no record of a download: then only structure was checked. */
   readonly files: readonly PulledFile[];
 }
@@ -108,17 +117,40 @@ export async function pull(options: PullOptions): Promise<PullResult> {
     const listed = await listFiles(options);
     const files: PulledFile[] = [];
     for (const file of listed) files.push({ ...file, outcome: await pullFile(file, options) });
-    const record = { id: options.id, revision: options.revision ?? "main", files: listed };
-    writeFileSync(join(options.folder, RECORD), JSON.stringify(record, null, 1) + "\n");
-    openModel(options.folder).close();
-    return { folder: options.folder, files };
+    const { id, folder, revision = "main" } = options, others = otherFiles(options, listed);
+    writeFileSync(
+      join(folder, RECORD),
+      JSON.stringify({ id, revision, files: [...listed, ...others] }, null, 1) + "\n",
+    );
+    return { folder, model: checkStructure(folder, options.gguf === undefined ? undefined : listed), files };
   });
+}
+
+/** What opens the model of a folder, or of GGUF files in it. Throws WeightsError where its head is not right. */
+function checkStructure(folder: string, gguf: readonly HubFile[] | undefined): string {
+  if (gguf === undefined) {
+    openModel(folder).close();
+    return folder;
+  }
+  const path = join(folder, gguf.map(({ path }) => path).sort()[0]);
+  Gguf.open(path).close();
+  return path;
+}
+
+/** What earlier pulls of other GGUF models of the repository left in the folder. */
+function otherFiles({ id, folder, revision = "main", gguf }: PullOptions, listed: readonly HubFile[]): HubFile[] {
+  const path = join(folder, RECORD);
+  if (gguf === undefined || !existsSync(path)) return [];
+  const record = readObject(path);
+  if (record.id !== id || record.revision !== revision || !Array.isArray(record.files)) return [];
+  const names = new Set(listed.map(({ path }) => path));
+  return (record.files as HubFile[]).filter(({ path }) => isGgufFile(path) && !names.has(path));
 }
 
 /** The files of a repository that belong to the model. Refuses a listing with a name that would leave the folder. */
 async function listFiles(options: PullOptions): Promise<HubFile[]> {
   const { id } = options;
-  const files: HubFile[] = [];
+  const all: HubFile[] = [];
   let url: string | undefined = `${endpoint(options)}/api/models/${id}/tree/${revisionOf(options)}?recursive=true`;
   while (url !== undefined) {
     const address: string = url;
@@ -129,13 +161,21 @@ async function listFiles(options: PullOptions): Promise<HubFile[]> {
     if (!Array.isArray(entries)) throw new WeightsError(`${address}: the listing is not a list`);
     for (const entry of entries) {
       const file = listedFile(entry, address);
-      if (file && isModelFile(file.path)) files.push(file);
+      if (file && (isModelFile(file.path) || isGgufFile(file.path))) all.push(file);
     }
     url = next;
   }
+  if (options.gguf !== undefined) {
+    const wanted = ggufFiles(id, all.map(({ path }) => path), options.gguf);
+    return all.filter(({ path }) => wanted.includes(path)).sort((a, b) => a.size - b.size);
+  }
+  const files = all.filter(({ path }) => isModelFile(path));
   const names = new Set(files.map((file) => file.path));
   for (const name of NEEDED) {
-    if (!names.has(name)) throw new WeightsError(`${id} at ${options.revision ?? "main"}: has no ${name}`);
+    if (names.has(name)) continue;
+    const models = all.filter(({ path }) => isGgufFile(path)).map(({ path }) => path);
+    const hint = models.length > 0 ? `, but GGUF files: ask for one of ${models.join(", ")}` : "";
+    throw new WeightsError(`${id} at ${options.revision ?? "main"}: has no ${name}${hint}`);
   }
   if (!names.has("model.safetensors") && !names.has("model.safetensors.index.json")) {
     throw new WeightsError(
@@ -171,6 +211,7 @@ function listedFile(entry: unknown, address: string): HubFile | undefined {
 async function pullFile(file: HubFile, options: PullOptions): Promise<PulledFile["outcome"]> {
   const target = join(options.folder, file.path);
   const part = `${target}.part`;
+  mkdirSync(dirname(target), { recursive: true });
   if (existsSync(target) && await wrongWith(target, file, options) === undefined) {
     report(options, file, "done", file.size);
     return "present";
@@ -193,7 +234,9 @@ async function pullFile(file: HubFile, options: PullOptions): Promise<PulledFile
 
 /** Appends to the part file until it has the listed size, over as many connections as it takes. */
 async function download(file: HubFile, part: string, options: PullOptions): Promise<void> {
-  const url = `${endpoint(options)}/${options.id}/resolve/${revisionOf(options)}/${encodeURIComponent(file.path)}`;
+  const url = `${endpoint(options)}/${options.id}/resolve/${revisionOf(options)}/${
+    file.path.split("/").map(encodeURIComponent).join("/")
+  }`;
   if (sizeOf(part) > file.size) rmSync(part);
   if (file.size > 0 && sizeOf(part) === file.size) return;
   let have = 0;
@@ -265,15 +308,22 @@ async function checkFolder(options: PullOptions): Promise<PullResult> {
   const { folder } = options;
   if (!existsSync(folder)) throw new WeightsError(`${folder}: no such folder; run once without offline`);
   const files: PulledFile[] = [];
-  const path = join(folder, RECORD);
+  const path = join(folder, RECORD), { gguf } = options;
+  if (gguf !== undefined && !existsSync(path)) {
+    throw new WeightsError(`${folder}: has no record of a download; run once without offline`);
+  }
   if (existsSync(path)) {
     const record = readObject(path);
     const revision = options.revision ?? "main";
     if (record.id !== options.id || record.revision !== revision || !Array.isArray(record.files)) {
       throw new WeightsError(`${folder}: holds ${record.id} at ${record.revision}, not ${options.id} at ${revision}`);
     }
-    for (const file of record.files as HubFile[]) {
-      if (!isModelFile(file.path)) throw new WeightsError(`${path}: names ${file.path}, which is no file of a model`);
+    const all = record.files as HubFile[];
+    const wanted = gguf === undefined ? undefined : ggufFiles(folder, all.map(({ path }) => path), gguf);
+    for (const file of all.filter(({ path }) => wanted ? wanted.includes(path) : !isGgufFile(path))) {
+      if (!wanted && !isModelFile(file.path)) {
+        throw new WeightsError(`${path}: names ${file.path}, which is no file of a model`);
+      }
       const target = join(folder, file.path);
       const wrong = existsSync(target) ? await wrongWith(target, file, options) : "is missing";
       if (wrong !== undefined) throw new WeightsError(`${target}: ${wrong}; run once without offline`);
@@ -281,9 +331,8 @@ async function checkFolder(options: PullOptions): Promise<PullResult> {
       files.push({ ...file, outcome: "present" });
     }
   }
-  for (const name of NEEDED) readObject(join(folder, name));
-  openModel(folder).close();
-  return { folder, files };
+  if (gguf === undefined) { for (const name of NEEDED) readObject(join(folder, name)); }
+  return { folder, model: checkStructure(folder, gguf === undefined ? undefined : files), files };
 }
 
 function endpoint(options: PullOptions): string {

@@ -6,6 +6,7 @@
  * @module
  */
 
+import type { GateActivation, RouteMethod } from "../ops/ops.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
 import type { RopeConfig } from "./rope.ts";
 
@@ -31,6 +32,10 @@ export interface ModelPlan {
   readonly head: Matrix;
   /** Factor of the logits. Default 1. */
   readonly logitScale?: number;
+  /** Soft cap of the logits, cap tanh(logit / cap). Default: none. */
+  readonly logitCap?: number;
+  /** What a model folder leaves out of the norms' weights: 1 where it has w of 1 + w, as Gemma's have. GGUF files have it in. Default 0. */
+  readonly normOffset?: number;
 }
 
 /** A layer: x += factor norm(attention(norm(x))), then the same with the feed-forward part. Each of the norms may be absent. */
@@ -65,6 +70,10 @@ export interface AttentionPlan {
   readonly rotation: Rotation | null;
   /** Factor of the scores. */
   readonly scale: number;
+  /** Soft cap of the scaled scores, cap tanh(score / cap). Default: none. */
+  readonly softCap?: number;
+  /** Name of the query heads' further logits in the softmax, which have no value (attention sinks), one a head. */
+  readonly sinkLogits?: string;
 }
 
 /** Norms of queries and keys: of each head for itself, with one weight [headDim], or of a row as a whole. */
@@ -90,7 +99,7 @@ export interface FeedForwardPlan {
   /** Gate and up projections; of all experts, one after another. */
   readonly gateUp: Matrix;
   /** Of the gate. */
-  readonly activation: "silu";
+  readonly activation: GateActivation;
   /** Down projection; of all experts, one after another. */
   readonly down: Matrix;
   /** Name of the norm of its output. */
@@ -106,7 +115,7 @@ export interface RouterPlan {
   /** Experts that a token goes through. */
   readonly top: number;
   /** What the weights of the chosen are. */
-  readonly method: "softmax" | "normalized";
+  readonly method: RouteMethod;
 }
 
 /** A matrix [out, in]: tensors of a file one under the other, so that one product does the work of several. */

@@ -1,3 +1,4 @@
+// One file: a layer, written once, and the two ways to run it, decode steps and prompts, which share all of its parts.
 /**
  * A decoder-only transformer over the native ops. A layer is written once, in `runLayer`, and serves decode steps and
  * prompts, which differ in how their rows attend.
@@ -17,14 +18,24 @@ import {
   rope,
   ropeRound,
   scale,
+  type ScoreOptions,
 } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { CacheShape } from "../cache/bytes.ts";
-import type { ModelConfig } from "../weights/model_config.ts";
+import { cacheShapeOf, type ModelConfig } from "../weights/model_config.ts";
 import type { AttentionPlan, ModelPlan, Rotation } from "./architecture.ts";
 import { contribute, type FeedForward, feedForward, type Rows } from "./feed_forward.ts";
-import { type Chunk, type PrefillOptions, type PrefillPlan, prefillPlan, Prompt } from "./prompt.ts";
+import {
+  areAlike,
+  type Chunk,
+  hiddenStates,
+  type PrefillOptions,
+  type PrefillPlan,
+  prefillPlan,
+  Prompt,
+  type PromptRead,
+} from "./prompt.ts";
 import { ropeFactor, ropeFrequencies } from "./rope.ts";
 import { type RowSizes, rowSizes } from "./rows.ts";
 import { Step, type StepObserver } from "./step.ts";
@@ -45,8 +56,8 @@ interface Layer extends FeedForward {
   readonly turn: Turn | null;
   /** Angles of the call that rotates and stores in one; null where there is more to do than this call does. */
   readonly plainFrequencies: Tensor | null;
-  /** Factor of the scores. */
-  readonly scale: number;
+  /** What becomes of scores. */
+  readonly scores: Required<ScoreOptions>;
 }
 
 /** A rotation. */
@@ -99,45 +110,48 @@ function project(to: Tensor, x: Tensor, layer: Layer, part: Product, rows: numbe
 function attendStep(layer: Layer, step: Step, rows: number, cached: KvLayer): void {
   const { plainFrequencies } = layer;
   if (plainFrequencies === null) return attendObservedStep(layer, step, rows, cached);
-  const { qkv, keys, values, slots, positions } = step, { heads, scale } = layer, stride = qkv.width;
+  const { qkv, keys, values, slots, positions } = step, { heads, scores } = layer, stride = qkv.width;
   project(qkv, step.residual, layer, layer.qkv, rows);
   cached.ropeQuantize(qkv, keys, values, slots, positions, plainFrequencies, { rows, heads, stride });
-  attention(step.attention, qkv, cached, slots, positions, { rows, heads, scale, stride });
+  attention(step.attention, qkv, cached, slots, positions, { ...scores, rows, heads, stride });
 }
 
 /** The same with calls of their own for norms, rotation and storing, as the one need not leave rotated keys behind. */
 function attendObservedStep(layer: Layer, step: Step, rows: number, cached: KvLayer): void {
-  const { qkv, keys, values, slots, positions } = step, { heads, kvHeads, scale } = layer, stride = qkv.width;
+  const { qkv, keys, values, slots, positions } = step, { heads, kvHeads, scores } = layer, stride = qkv.width;
   project(qkv, step.residual, layer, layer.qkv, rows);
   normHeads(qkv, layer.queryNorm, heads, layer, rows, stride);
   normHeads(keys, layer.keyNorm, kvHeads, layer, rows, stride);
   turnHeads(qkv, positions, heads + kvHeads, layer, rows, stride);
   cached.quantize(keys, values, slots, positions, { rows, stride });
-  attention(step.attention, qkv, cached, slots, positions, { rows, heads, scale, stride });
+  attention(step.attention, qkv, cached, slots, positions, { ...scores, rows, heads, stride });
 }
 
 /** A chunk of a prompt: over the keys and values of all its tokens, and over what the cache holds before them. */
 function attendChunk(layer: Layer, chunk: Chunk, rows: number, cached: KvLayer): void {
-  const { prompt, queries, first } = chunk, { keys, values, past, slot } = prompt;
-  const { heads, kvHeads, headDim, scale } = layer;
+  const { queries } = chunk;
+  const { heads, kvHeads, headDim, scores } = layer;
   if (chunk.qkv !== null) queriesKeysAndValues(layer, chunk, chunk.qkv);
   else {
     project(queries, chunk.residual, layer, layer.q, rows);
     normHeads(queries, layer.queryNorm, heads, layer, rows, queries.stride);
     turnHeads(queries, chunk.positions, heads, layer, rows, queries.stride);
   }
-  attentionPrefill(chunk.attention, queries, keys, values, {
-    layer: past > 0 ? cached : null,
-    scale,
-    slot,
-    past,
-    first,
-    rows,
-    heads,
-    kvHeads,
-    headDim,
-    kvStride: keys.stride,
-  });
+  for (const { part: { past, slot }, keys, values, first, row, rows } of chunk.spans) {
+    attentionPrefill(chunk.attention.rows(row, rows), queries.rows(row, rows), keys, values, {
+      ...scores,
+      layer: past > 0 ? cached : null,
+      slidingWindow: cached.slidingWindow,
+      slot,
+      past,
+      first,
+      rows,
+      heads,
+      kvHeads,
+      headDim,
+      kvStride: keys.stride,
+    });
+  }
 }
 
 /** Queries, keys and values of a chunk by one product. Rows attend to their own chunk's keys and values and to those before. */
@@ -169,23 +183,22 @@ export class Decoder implements Disposable {
   readonly cacheShape: CacheShape;
   readonly #weights: DecoderWeights;
   readonly #layers: readonly Layer[];
-  /** Factors of embedding and logits. */
-  readonly #scales: { readonly embedding: number; readonly logits: number };
+  /** Factors of embedding and logits, and these' soft cap. */
+  readonly #scales: { readonly embedding: number; readonly logits: number; readonly cap: number };
   readonly #sizes: RowSizes;
   /** One of each rotation that the layers have. */
   readonly #turns: Map<string, Turn> = new Map();
 
   /** Takes over the weights that the plan says. */
   constructor(device: Device, config: ModelConfig, plan: ModelPlan, weights: DecoderWeights) {
-    const { layers, kvHeads, headDim } = config;
     this.device = device;
     this.config = config;
-    this.cacheShape = { layers, kvHeads, headDim };
+    this.cacheShape = cacheShapeOf(config);
     this.#weights = weights;
     this.#sizes = rowSizes(plan);
-    this.#scales = { embedding: plan.embeddingScale ?? 1, logits: plan.logitScale ?? 1 };
+    this.#scales = { embedding: plan.embeddingScale ?? 1, logits: plan.logitScale ?? 1, cap: plan.logitCap ?? 0 };
     this.#layers = plan.layers.map(({ attention, feedForward, residualScale = 1 }, i): Layer => {
-      const { heads, kvHeads, headDim, scale, rotation, headNorms } = attention, own = weights.layers[i];
+      const { heads, kvHeads, headDim, scale, softCap = 0, rotation, headNorms } = attention, own = weights.layers[i];
       const turn = rotation && this.#turnOf(rotation), { activation, router } = feedForward;
       const plain = turn && turn.rotaryDim === headDim && !turn.interleaved && turn.factor === 1 && !headNorms;
       return {
@@ -197,7 +210,7 @@ export class Decoder implements Disposable {
         wholeNorms: headNorms?.whole ?? false,
         turn,
         plainFrequencies: plain ? turn.frequencies : null,
-        scale,
+        scores: { scale, softCap, sinkLogits: own.sinkLogits ?? null },
         activation,
         route: router?.method,
         epsilon: config.rmsNormEps,
@@ -274,9 +287,9 @@ export class Decoder implements Disposable {
   }
 
   #head(logits: Tensor, residual: Tensor, rows: number): void {
-    const { head, norm } = this.#weights, { logits: factor } = this.#scales;
+    const { head, norm } = this.#weights, { logits: factor, cap } = this.#scales;
     linear(logits, residual, head, { rows, norm, epsilon: this.config.rmsNormEps });
-    if (factor !== 1) scale(logits, factor, { rows });
+    if (factor !== 1 || cap !== 0) scale(logits, factor, { cap, rows });
   }
 
   /** How a prompt of `tokens` tokens is read, see `prompt.ts`. */
@@ -296,54 +309,90 @@ export class Decoder implements Disposable {
 
   /**
    * {@linkcode Decoder.prefill} in parts: yields after every chunk of a layer, so that other work can run in between. Where the
-   * generator is left early, by an error or by `return`, the sequence is as `truncate` to its former length leaves it.
+   * generator is left early, by an error or by `return`, the sequence is as `Sequence.abandon` leaves it.
    * Without `logits` the model's head is left out.
    */
-  *prefillParts(
+  prefillParts(
     logits: Tensor | null,
     sequence: Sequence,
     ids: ArrayLike<number>,
     options: PrefillOptions = {},
   ): Generator<void, void, void> {
-    const tokens = ids.length, past = sequence.length, layers = this.#layers;
-    if (tokens === 0) throw new RangeError("prefill: no tokens");
-    const before = sequence.exactFrom, chosen = { ...this.prefillPlan(tokens), ...options.plan };
-    // Who looks at queries, keys and values gets them before any rounding.
-    const seen = options.observe || options.observeQueries,
-      plan: PrefillPlan = seen ? { ...chosen, kv: "f32" } : chosen;
-    sequence.extend(tokens);
+    return this.prefillTogether([{ sequence, ids, logits }], options);
+  }
+
+  /**
+   * {@linkcode Decoder.prefillParts} of several sequences of one cache in one pass: what short prompts gain by, since products are of all
+   * their rows together. A sequence gets what it gets alone, bit for bit. Throws RangeError where it would not ({@linkcode areAlike}): on a GPU
+   * prompts of less than 256 tokens and more than a chunk together.
+   */
+  *prefillTogether(reads: readonly PromptRead[], options: PrefillOptions = {}): Generator<void, void, void> {
+    const layers = this.#layers, plan = this.#planOf(reads, options);
+    const read = reads.map(({ sequence }) => ({ sequence, past: sequence.length, before: sequence.starts }));
+    const { cache } = reads[0].sequence;
     let prompt: Prompt | undefined, complete = false;
     try {
-      prompt = new Prompt(this.device, this.#sizes, ids, past, sequence.slot, plan);
+      for (const { sequence, ids } of reads) sequence.extend(ids.length);
+      const parts = reads.map(({ sequence: { slot }, ids }, i) => ({ ids, slot, past: read[i].past }));
+      prompt = new Prompt(this.device, this.#sizes, parts, plan);
       for (const chunk of prompt.chunks) {
         this.#embed(chunk.residual, chunk.ids, chunk.rows);
         prompt.residual.store(chunk.first, chunk.rows);
       }
       for (let i = 0; i < layers.length; i++) {
-        yield* this.#promptLayer(i, prompt, sequence, options);
-        sequence.expose(sequence.exactFrom);
-        for (const { first, rows, keys, values, positions } of prompt.chunks) {
+        yield* this.#promptLayer(i, prompt, cache, options);
+        for (const { sequence } of read) sequence.expose();
+        for (const { first, rows, keys, values, slots, positions } of prompt.chunks) {
           prompt.kv.load(first, rows);
-          sequence.cache.layers[i].quantize(keys, values, prompt.slots, positions, { rows, stride: keys.stride });
+          cache.layers[i].quantize(keys, values, slots, positions, { rows, stride: keys.stride });
         }
-        if (past > 0 && i + 1 < layers.length) sequence.expose(before);
+        if (i + 1 < layers.length) {
+          for (const { sequence, past, before } of read) if (past > 0) sequence.expose(before);
+        }
         options.onProgress?.(i + 1, layers.length);
         if (i + 1 < layers.length) yield;
       }
-      if (logits) {
-        const { first, rows, residual } = prompt.chunks[prompt.chunks.length - 1];
-        prompt.residual.load(first, rows);
-        this.#head(logits, residual.rows(rows - 1, 1), 1);
+      if (options.observeHidden) {
+        yield* hiddenStates(prompt, this.#weights.norm, this.config.rmsNormEps, options.observeHidden);
+      }
+      let last = -1;
+      for (const { ids, logits } of reads) {
+        last += ids.length;
+        if (!logits) continue;
+        prompt.residual.load(last, 1);
+        this.#head(logits, prompt.residual.at(last, 1), 1);
       }
       complete = true;
     } finally {
-      if (!complete) sequence.truncate(past);
+      if (!complete) { for (const { sequence, past } of read) sequence.abandon(past); }
       prompt?.[Symbol.dispose]();
     }
   }
 
+  /** The plan for sequences that are read together. */
+  #planOf(reads: readonly PromptRead[], { plan: chosen, observe, observeQueries }: PrefillOptions): PrefillPlan {
+    const lengths = reads.map(({ ids }) => ids.length), cache = reads[0]?.sequence.cache;
+    if (lengths.length === 0 || lengths.includes(0)) throw new RangeError("prefill: no tokens");
+    if (reads.some(({ sequence }) => sequence.cache !== cache)) {
+      throw new RangeError("prefill: sequences of several caches");
+    }
+    if (!areAlike(this.device, this.config, lengths)) {
+      throw new RangeError(
+        `prefill: prompts of ${lengths.join(", ")} tokens would get something else together than alone`,
+      );
+    }
+    const plan = this.prefillPlan(lengths.reduce((sum, length) => sum + length, 0));
+    // Who looks at queries, keys and values gets them before any rounding.
+    return { ...plan, ...chosen, ...((observe || observeQueries) && { kv: "f32" }) };
+  }
+
   /** One layer of a prompt: keys and values of all its tokens, where they have a product of their own, then chunk by chunk what is left. */
-  *#promptLayer(i: number, prompt: Prompt, sequence: Sequence, options: PrefillOptions): Generator<void, void, void> {
+  *#promptLayer(
+    i: number,
+    prompt: Prompt,
+    cache: Sequence["cache"],
+    options: PrefillOptions,
+  ): Generator<void, void, void> {
     const layer = this.#layers[i], { chunks, residual, kv } = prompt;
     for (const chunk of prompt.joint ? [] : chunks) {
       residual.load(chunk.first, chunk.rows);
@@ -355,7 +404,7 @@ export class Decoder implements Disposable {
       const { first, rows } = chunk;
       options.signal?.throwIfAborted();
       residual.load(first, rows);
-      runLayer(layer, chunk, rows, sequence.cache.layers[i], attendChunk);
+      runLayer(layer, chunk, rows, cache.layers[i], attendChunk);
       options.observeQueries?.(i, chunk.queries.rows(0, rows));
       residual.store(first, rows);
       if (chunk !== chunks[chunks.length - 1]) yield;
@@ -371,6 +420,11 @@ export class Decoder implements Disposable {
     if (turn === null) return;
     const { frequencies, rotaryDim, interleaved } = turn, rows = x.length, stride = x.stride;
     rope(x, by, frequencies, { rotaryDim, interleaved, rows, heads, headDim, stride });
+  }
+
+  /** What becomes of a layer's scores, as {@linkcode attention} takes it. */
+  scores(layer: number): Required<ScoreOptions> {
+    return this.#layers[layer].scores;
   }
 
   /** Frees the weights. */

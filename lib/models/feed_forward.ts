@@ -48,18 +48,23 @@ export function contribute(
 /** x += down(activation(gate(norm(x))) * up(norm(x))), or the weighted sum of that over the experts of each row. */
 export function feedForward(layer: FeedForward, rows: Rows, count: number): void {
   if (layer.router !== undefined) return mixExperts(layer, layer.router, rows, count);
-  const { residual, gated } = rows, { gateUp, feedForwardNorm: norm, epsilon } = layer;
-  linear(gated, residual, gateUp.weight, { rows: count, norm, epsilon, output: layer.activation, bias: gateUp.bias });
+  const { residual, gated, gateUp: both } = rows, { gateUp, feedForwardNorm: norm, epsilon, activation } = layer;
+  const options = { rows: count, norm, epsilon, bias: gateUp.bias };
+  if (activation === "silu") linear(gated, residual, gateUp.weight, { ...options, output: activation });
+  else {
+    linear(both, residual, gateUp.weight, options);
+    gate(gated, both, { activation, rows: count });
+  }
   contribute(rows, gated, layer.down, layer.feedForwardOutputNorm, layer, count);
 }
 
-function mixExperts(layer: FeedForward, router: Tensor, { residual, beside, experts }: Rows, count: number): void {
+function mixExperts(layer: FeedForward, router: Product, { residual, beside, experts }: Rows, count: number): void {
   const { logits, chosen, weights, gateUp, gateUpRows, gated, gatedRows, out } = experts!, rows = { rows: count };
   rmsnorm(beside, residual, layer.feedForwardNorm!, layer.epsilon, rows);
-  linear(logits, beside, router, rows);
+  linear(logits, beside, router.weight, { ...rows, bias: router.bias });
   route(chosen, weights, logits, { method: layer.route, rows: count });
-  expertLinear(gateUp, beside, layer.gateUp.weight, chosen, rows);
+  expertLinear(gateUp, beside, layer.gateUp.weight, chosen, { ...rows, bias: layer.gateUp.bias });
   gate(gatedRows, gateUpRows, { activation: layer.activation, rows: count * chosen.width });
-  expertLinear(out, gated, layer.down.weight, chosen, rows);
+  expertLinear(out, gated, layer.down.weight, chosen, { ...rows, bias: layer.down.bias });
   expertSum(residual, out, weights, rows);
 }

@@ -7,6 +7,7 @@
 
 import type { Device } from "../device.ts";
 import type { Tensor } from "../tensor.ts";
+import type { ScoreOptions } from "../ops/ops.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import type { CacheShape } from "../cache/bytes.ts";
@@ -14,8 +15,10 @@ import { isGguf, readModelConfig } from "../weights/config.ts";
 import type { ModelConfig } from "../weights/model_config.ts";
 import type { Architecture, ModelPlan } from "./architecture.ts";
 import { Decoder } from "./decoder.ts";
+import { gemma2, gemma3 } from "./gemma.ts";
 import { glm4 } from "./glm4.ts";
 import { granite } from "./granite.ts";
+import { gptOss } from "./gpt_oss.ts";
 import { llama } from "./llama.ts";
 import { mistral, mixtral } from "./mistral.ts";
 import { olmo2 } from "./olmo2.ts";
@@ -28,9 +31,9 @@ import { smollm3 } from "./smollm3.ts";
 import type { Step, StepObserver } from "./step.ts";
 import { countBytes, countParameters, loadWeights } from "./weights/decoder_weights.ts";
 
-export type { KvObserver, PrefillOptions, PrefillPlan } from "./prompt.ts";
+export { areAlike, type KvObserver, type PrefillOptions, type PrefillPlan, type PromptRead } from "./prompt.ts";
 export { describeRope, type RopeConfig, ropeFrequencies } from "./rope.ts";
-export type { Step, StepObserver } from "./step.ts";
+export { type Step, type StepObserver, stepRows } from "./step.ts";
 
 /** The architectures. What their config.json have of their own is in `weights/architectures.ts`. */
 export const ARCHITECTURES: readonly Architecture[] = [
@@ -45,6 +48,9 @@ export const ARCHITECTURES: readonly Architecture[] = [
   granite,
   smollm3,
   glm4,
+  gemma2,
+  gemma3,
+  gptOss,
 ];
 
 /** A decoder-only transformer on a device: its sizes, and the ways to run it. */
@@ -81,8 +87,7 @@ export interface Model extends Disposable {
    */
   prefill(logits: Tensor, sequence: Sequence, ids: ArrayLike<number>, options?: PrefillOptions): void;
   /**
-   * The same in parts: yields after every chunk of a layer. Left early, it leaves the sequence as `truncate` to its former
-   * length does. Without `logits` the model's head is left out.
+   * The same in parts: yields after every chunk of a layer. Left early, it leaves the sequence as its `abandon` does. Without `logits` the model's head is left out.
    */
   prefillParts(
     logits: Tensor | null,
@@ -91,10 +96,20 @@ export interface Model extends Disposable {
     options?: PrefillOptions,
   ): Generator<void, void, void>;
   /**
+   * `prefillParts` of several sequences of one cache in one pass; a sequence gets what it gets alone, bit for bit. Throws RangeError where
+   * it would not: on a GPU prompts of less than 256 tokens and more than 4096 together, on the CPU very many.
+   */
+  prefillTogether(
+    reads: readonly { readonly sequence: Sequence; readonly ids: ArrayLike<number>; readonly logits: Tensor | null }[],
+    options?: PrefillOptions,
+  ): Generator<void, void, void>;
+  /**
    * Moves queries or keys of a layer (default: the first), at the beginning of rows, f32 [rows, heads, headDim], by so many
    * positions, i32 [rows]. Those of a layer that does not rotate stay.
    */
   rotate(x: Tensor, by: Tensor, heads: number, layer?: number): void;
+  /** What becomes of a layer's scores on their way to the softmax, as `attention` takes it. */
+  scores(layer: number): Required<ScoreOptions>;
 }
 
 /** How {@linkcode openModel} reads a model, reports and stops. */

@@ -19,6 +19,8 @@ export interface RowSizes {
   readonly keys: number;
   /** Inner channels of a feed-forward part; 0 where all layers have experts. */
   readonly inner: number;
+  /** Whether the gate of one is a call of its own, behind its products. */
+  readonly gateApart: boolean;
   /** Whether a row of the residual stream is needed beside the stream: for norms behind a part, factors, experts. */
   readonly beside: boolean;
   /** Experts, those that a token goes through, and their inner channels; null without. */
@@ -49,8 +51,10 @@ export interface ExpertRows {
 export interface LayerRows {
   /** Output of attention, f32, or bf16 in prompts whose plan says so, [rows, heads * headDim]. */
   readonly attention: Tensor;
-  /** Inner channels of the feed-forward part, of the same type, [rows, inner]. */
+  /** Inner channels of the feed-forward part, [rows, inner], of the same type; f32 where the gate is a call of its own. */
   readonly gated: Tensor;
+  /** Gate and up where that is so, f32 [rows, 2 inner]; one element elsewhere. */
+  readonly gateUp: Tensor;
   /** A row beside the residual stream, f32 [rows, hidden]; one element where no layer needs it. */
   readonly beside: Tensor;
   /** Memory for experts, whose products take f32 alone; null without. */
@@ -68,6 +72,7 @@ export function rowSizes({ embedding, layers }: ModelPlan): RowSizes {
     queries: heads * headDim,
     keys: kvHeads * headDim,
     inner: Math.max(0, ...dense.map(({ down }) => down.width)),
+    gateApart: dense.some(({ activation }) => activation !== "silu"),
     beside: layers.some(({ attention, feedForward, residualScale = 1 }) =>
       attention.outputNorm !== undefined || feedForward.outputNorm !== undefined || feedForward.router !== undefined ||
       residualScale !== 1
@@ -90,10 +95,11 @@ export function layerRows(
   rows: number,
   activations: "f32" | "bf16" = "f32",
 ): LayerRows {
-  const { experts, hidden, inner, queries } = sizes;
+  const { experts, hidden, inner, queries, gateApart } = sizes;
   return {
     attention: make(activations, rows, queries),
-    gated: make(activations, rows, Math.max(1, inner)),
+    gated: make(gateApart ? "f32" : activations, rows, Math.max(1, inner)),
+    gateUp: make("f32", rows, gateApart ? 2 * inner : 1),
     beside: make("f32", rows, sizes.beside ? hidden : 1),
     experts: experts && expertRows(make, experts, hidden, rows),
   };

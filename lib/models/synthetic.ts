@@ -25,7 +25,8 @@ const common = { attentionBias: false, mlpBias: false, bosId: null, eosIds: [] }
 
 /**
  * The shapes, by name, as in the config.json of the embedded model, of meta-llama/Llama-3.1-8B, Llama-3.1-70B and Llama-3.2-1B, of
- * Qwen/Qwen2.5-7B, Qwen3-8B and Qwen3-30B-A3B, and of mistralai/Mistral-7B-v0.3.
+ * Qwen/Qwen2.5-7B, Qwen3-8B and Qwen3-30B-A3B, of mistralai/Mistral-7B-v0.3, of the text model in google/gemma-3-12b-it, and of
+ * openai/gpt-oss-20b with all its weights in bf16.
  */
 export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
   "tiny-llama": {
@@ -158,7 +159,57 @@ export const SYNTHETIC: Readonly<Record<string, ModelConfig>> = {
     tieWordEmbeddings: false,
     experts: { count: 128, top: 8, intermediateSize: 768, normalized: true, denseLayers: [] },
   },
+  "gemma3-12b": {
+    ...common,
+    architecture: "Gemma3ForCausalLM",
+    vocabularySize: 262208,
+    hiddenSize: 3840,
+    intermediateSize: 15360,
+    layers: 48,
+    heads: 16,
+    kvHeads: 8,
+    headDim: 256,
+    contextLength: 131072,
+    rmsNormEps: 1e-6,
+    ropeTheta: 1e6,
+    ropeScaling: { type: "linear", factor: 8 },
+    windowRope: { ropeTheta: 10000, ropeScaling: null },
+    windows: everyLayer(48, (layer) => layer % 6 === 5 ? 0 : 1024),
+    multipliers: { embedding: Math.sqrt(3840), attention: 1 / 16, residual: 1, logits: 1 },
+    tieWordEmbeddings: true,
+  },
+  "gpt-oss-20b": {
+    ...common,
+    architecture: "GptOssForCausalLM",
+    vocabularySize: 201088,
+    hiddenSize: 2880,
+    intermediateSize: 2880,
+    layers: 24,
+    heads: 64,
+    kvHeads: 8,
+    headDim: 64,
+    contextLength: 131072,
+    rmsNormEps: 1e-5,
+    ropeTheta: 150000,
+    ropeScaling: {
+      type: "yarn",
+      factor: 32,
+      originalContextLength: 4096,
+      betaFast: 32,
+      betaSlow: 1,
+      truncate: false,
+      attentionFactor: 0.1 * Math.log(32) + 1,
+    },
+    windows: everyLayer(24, (layer) => layer % 2 === 0 ? 128 : 0),
+    tieWordEmbeddings: false,
+    attentionBias: true,
+    experts: { count: 32, top: 4, intermediateSize: 2880, normalized: true, denseLayers: [] },
+  },
 };
+
+function everyLayer(layers: number, window: (layer: number) => number): number[] {
+  return Array.from({ length: layers }, (_, layer) => window(layer));
+}
 
 /** The shape of a synthetic model. Throws RangeError that names the shapes there are. */
 export function syntheticConfig(name: string): ModelConfig {

@@ -5,12 +5,13 @@
  */
 
 import type { Fields } from "./fields.ts";
-import { checkExperts, type ExpertsConfig, type ModelConfig } from "./model_config.ts";
+import { checkExperts, type ExpertsConfig, type ModelConfig, type SoftCaps } from "./model_config.ts";
+import type { WindowConfig } from "./window_config.ts";
 
 /** What a `config.json` has beyond the sizes that every model has. */
 export type OwnConfig =
   & Pick<ModelConfig, "attentionBias" | "mlpBias">
-  & Pick<ModelConfig, "unrotatedLayers" | "experts" | "multipliers">;
+  & Pick<ModelConfig, "unrotatedLayers" | "experts" | "multipliers" | "softCaps">;
 
 /** What is an architecture's own in a `config.json`. Defaults are those of its class in transformers. */
 export interface ArchitectureConfig {
@@ -26,10 +27,12 @@ export interface ArchitectureConfig {
   readonly partialRotary?: number;
   /** Default of `tie_word_embeddings`, where it is not false. */
   readonly tied?: boolean;
-  /** Where it says that layers have a sliding window. */
-  readonly window?: "sliding_window" | "use_sliding_window";
-  /** Window of a file without `sliding_window`, where there is one. */
-  readonly defaultWindow?: number;
+  /** Which layers have a sliding window. Absent: none has. */
+  readonly window?: WindowConfig;
+  /** Default of `rope_local_base_freq`, the base in layers with a window, where these have one of their own. */
+  readonly localTheta?: number;
+  /** `hidden_act` or `hidden_activation`. Default: "silu". */
+  readonly activation?: string;
   /** Reads what is its own. Throws {@link WeightsError} for settings that the runtime does not have. */
   own(config: Fields, layers: number): OwnConfig;
 }
@@ -59,26 +62,70 @@ function experts(
   return { experts: { count: size, top, ...rest } };
 }
 
+/** Windows of Qwen 2 and 3: in layers from `max_window_layers` on. */
+const upperLayers: WindowConfig = {
+  switched: true,
+  size: 4096,
+  layer(config, layer) {
+    const key = "max_window_layers", first = config.value(key) === 0 ? 0 : config.optionalCount(key);
+    return layer >= (first ?? 28);
+  },
+};
+
+/** Windows in the first of two layers. */
+const everyOther = (_config: Fields, layer: number): boolean => layer % 2 === 0;
+
+const gemma = {
+  headDim: 256,
+  kvHeadsNamed: true,
+  tied: true,
+  activation: "gelu_pytorch_tanh",
+} as const;
+
+/** What the Gemmas have in common: the embedding times the root of its width, scores divided by the root of a scalar of their own. */
+function gemmaOwn(config: Fields): OwnConfig {
+  if (config.flag("use_bidirectional_attention")) throw config.wrong("use_bidirectional_attention", "false");
+  const scalar = config.optionalPositive("query_pre_attn_scalar") ?? 256;
+  return {
+    ...attentionBias(config),
+    multipliers: {
+      embedding: Math.sqrt(config.count("hidden_size")),
+      attention: 1 / Math.sqrt(scalar),
+      residual: 1,
+      logits: 1,
+    },
+  };
+}
+
+/** Soft caps, null for none; where the file does not say, `absent`. */
+function softCaps(config: Fields, absent: SoftCaps): SoftCaps {
+  const cap = (key: string, value: number) => config.has(key) ? config.optionalPositive(key) ?? 0 : value;
+  return {
+    attention: cap("attn_logit_softcapping", absent.attention),
+    logits: cap("final_logit_softcapping", absent.logits),
+  };
+}
+
 /** The architectures that the runtime has, by their names in Hugging Face transformers. */
 export const architectures: Readonly<Record<string, ArchitectureConfig>> = {
   LlamaForCausalLM: { modelType: "llama", own: llamaBiases },
   Qwen2ForCausalLM: {
     modelType: "qwen2",
     kvHeadsNamed: true,
-    window: "use_sliding_window",
+    window: upperLayers,
     own: () => ({ attentionBias: true, mlpBias: false }),
   },
   Qwen3ForCausalLM: {
     modelType: "qwen3",
     headDim: 128,
     kvHeadsNamed: true,
-    window: "use_sliding_window",
+    window: upperLayers,
     own: (config) => attentionBias(config),
   },
   Qwen3MoeForCausalLM: {
     modelType: "qwen3_moe",
     kvHeadsNamed: true,
-    window: "use_sliding_window",
+    window: { switched: true, size: 4096 },
     own(config, layers) {
       const dense = config.list("mlp_only_layers", "layers", (layer) => Number.isInteger(layer)) as number[];
       const step = config.optionalCount("decoder_sparse_step") ?? 1;
@@ -95,15 +142,14 @@ export const architectures: Readonly<Record<string, ArchitectureConfig>> = {
   MistralForCausalLM: {
     modelType: "mistral",
     kvHeadsNamed: true,
-    window: "sliding_window",
-    defaultWindow: 4096,
+    window: { size: 4096 },
     own: () => noBiases,
   },
   MixtralForCausalLM: {
     modelType: "mixtral",
     kvHeadsNamed: true,
     ropeTheta: 1e6,
-    window: "sliding_window",
+    window: {},
     own: (config) => ({
       ...noBiases,
       ...experts(config, ["num_local_experts", "num_experts"], {
@@ -113,7 +159,7 @@ export const architectures: Readonly<Record<string, ArchitectureConfig>> = {
       }),
     }),
   },
-  Phi3ForCausalLM: { modelType: "phi3", partialRotary: 1, window: "sliding_window", own: () => noBiases },
+  Phi3ForCausalLM: { modelType: "phi3", partialRotary: 1, window: {}, own: () => noBiases },
   Olmo2ForCausalLM: { modelType: "olmo2", own: (config) => attentionBias(config) },
   GraniteForCausalLM: {
     modelType: "granite",
@@ -132,7 +178,10 @@ export const architectures: Readonly<Record<string, ArchitectureConfig>> = {
     kvHeadsNamed: true,
     ropeTheta: 2e6,
     tied: true,
-    window: "use_sliding_window",
+    window: {
+      switched: true,
+      layer: (config, layer, layers) => unrotatedLayers(config, layers).includes(layer),
+    },
     own: (config, layers) => ({ ...llamaBiases(config), unrotatedLayers: unrotatedLayers(config, layers) }),
   },
   Glm4ForCausalLM: {
@@ -141,6 +190,43 @@ export const architectures: Readonly<Record<string, ArchitectureConfig>> = {
     kvHeadsNamed: true,
     partialRotary: 0.5,
     own: (config) => attentionBias(config, true),
+  },
+  Gemma2ForCausalLM: {
+    ...gemma,
+    modelType: "gemma2",
+    window: { size: 4096, layer: everyOther },
+    own: (config) => ({ ...gemmaOwn(config), softCaps: softCaps(config, { attention: 50, logits: 30 }) }),
+  },
+  Gemma3ForCausalLM: {
+    ...gemma,
+    modelType: "gemma3_text",
+    ropeTheta: 1e6,
+    localTheta: 1e4,
+    window: {
+      size: 4096,
+      rope: true,
+      layer(config, layer) {
+        const every = ["sliding_window_pattern", "_sliding_window_pattern"].map((key) => config.optionalCount(key));
+        return (layer + 1) % (every[0] ?? every[1] ?? 6) !== 0;
+      },
+    },
+    own: (config) => ({ ...gemmaOwn(config), softCaps: softCaps(config, { attention: 0, logits: 0 }) }),
+  },
+  GptOssForCausalLM: {
+    modelType: "gpt_oss",
+    kvHeadsNamed: true,
+    headDim: 64,
+    ropeTheta: 150000,
+    window: { size: 128, layer: everyOther },
+    own(config) {
+      if (!config.has("rope_scaling") && !config.has("rope_parameters")) {
+        throw config.wrong("rope_scaling", "an object");
+      }
+      const limit = config.optionalPositive("swiglu_limit") ?? 7;
+      if (limit !== 7) throw config.wrong("swiglu_limit", "7");
+      const rest = { intermediateSize: config.count("intermediate_size"), normalized: true, denseLayers: [] };
+      return { ...attentionBias(config, true), ...experts(config, ["num_local_experts", "num_experts"], rest) };
+    },
   },
 };
 
@@ -161,9 +247,6 @@ const own = "its attention is not in the libraries";
 
 /** Architectures that are not supported, by their names, and why. The first that fits counts. */
 const reasons: readonly (readonly [names: RegExp, reason: string])[] = [
-  [/^Gemma2ForCausalLM$/, "sliding windows, soft caps and head_dim 256 are not supported yet"],
-  [/^Gemma3ForCausalLM$/, "sliding windows and head_dim 256 are not supported yet"],
-  [/^GptOss/, "sliding windows and attention sinks as logits are not supported yet"],
   [/^(Gemma3n|Gemma4|.*Gemma4)/, `${own}: Gemma 3n and Gemma 4 share keys and values between layers`],
   [
     /^(Qwen3Next|Qwen3_5|Qwen3\.5|KimiLinear|MiniMax(?:Text|M1|For)|Jamba|Zamba|Bamba|FalconH1|Lfm2|NemotronH|GraniteMoeHybrid)/,

@@ -14,6 +14,7 @@ import { ggufConfig } from "./gguf_config.ts";
 import { fileErrorCause, isObject, type JsonObject, readObject, WeightsError } from "./json.ts";
 import { checkShape, type ModelConfig } from "./model_config.ts";
 import { readRope } from "./rope_config.ts";
+import { readWindows } from "./window_config.ts";
 
 export type { ModelConfig, RopeScaling } from "./model_config.ts";
 
@@ -59,7 +60,7 @@ export function readModelConfig(folder: string): ModelConfig {
   const headDim = config.optionalCount("head_dim") ?? entry.headDim ?? hiddenSize / heads;
   if (!Number.isInteger(headDim)) throw config.wrong("num_attention_heads", `a divisor of hidden_size ${hiddenSize}`);
   checkShape(path, { kvHeads: "num_key_value_heads", headDim: "head_dim" }, heads, kvHeads, headDim);
-  checkWindow(config, entry, layers);
+  const windows = readWindows(config, entry.window, layers);
   return {
     architecture,
     vocabularySize: config.count("vocab_size"),
@@ -74,6 +75,7 @@ export function readModelConfig(folder: string): ModelConfig {
     ...readRope(config, headDim, entry),
     tieWordEmbeddings: config.flag("tie_word_embeddings", entry.tied),
     ...entry.own(config, layers),
+    ...(windows && { windows }),
     bosId: config.ids("bos_token_id")[0] ?? null,
     eosIds: readEosIds(folder, config),
   };
@@ -92,7 +94,9 @@ function architectureOf(config: Fields): string {
       `${path}: architectures: ${name} is not supported${reason ? ` (${reason})` : ""}; supported: ${supported}`,
     );
   }
-  for (const [field, only] of [["model_type", architectures[name].modelType], ["hidden_act", "silu"]]) {
+  const { modelType, activation = "silu" } = architectures[name];
+  const fixed = [["model_type", modelType], ["hidden_act", activation], ["hidden_activation", activation]];
+  for (const [field, only] of fixed) {
     const value = config.value(field);
     if (value !== undefined && value !== only) throw config.wrong(field, JSON.stringify(only));
   }
@@ -111,27 +115,6 @@ function architectureOf(config: Fields): string {
 function readKvHeads(config: Fields, { kvHeadsNamed }: ArchitectureConfig): number | undefined {
   const key = "num_key_value_heads";
   return kvHeadsNamed && !config.has(key) ? config.count(key) : config.optionalCount(key);
-}
-
-/** Throws where layers have a sliding window. One that is as long as the longest context is none. */
-function checkWindow(config: Fields, { window, defaultWindow }: ArchitectureConfig, layers: number): void {
-  const key = "sliding_window", context = config.count("max_position_embeddings");
-  const size = config.has(key) ? config.optionalCount(key) : defaultWindow;
-  const short = size !== undefined && size < context;
-  if (window === "use_sliding_window" && config.flag(window) && (short || size === undefined)) {
-    throw config.wrong(window, "false, as layers with a window are not supported yet");
-  }
-  if (window === key && short) {
-    throw config.wrong(
-      key,
-      `null or at least ${context} (max_position_embeddings), as layers with a window are not supported yet`,
-    );
-  }
-  const types = config.list("layer_types", "names", (type) => typeof type === "string");
-  if (types.some((type) => type !== "full_attention")) {
-    throw config.wrong("layer_types", '"full_attention" alone, as layers of other types are not supported yet');
-  }
-  if (types.length > 0 && types.length !== layers) throw config.wrong("layer_types", `${layers} names, one a layer`);
 }
 
 /** A model's generation_config.json may list more ends than its config.json (Llama 3: end of text, of message, of turn). */

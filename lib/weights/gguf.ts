@@ -8,9 +8,12 @@
  */
 
 import { closeSync, fstatSync, openSync } from "node:fs";
-import { fileErrorCause, WeightsError } from "./json.ts";
+import { GgufReader, type GgufValue } from "./gguf_reader.ts";
+import { fileErrorCause, refuseLfsPointer, WeightsError } from "./json.ts";
 import { readAll } from "./read.ts";
 import type { TensorFile, TensorInfo } from "./tensor_file.ts";
+
+export type { GgufValue } from "./gguf_reader.ts";
 
 /** A tensor type of the format: elements of a block, and its bytes. */
 export interface GgufType {
@@ -58,60 +61,82 @@ const types: Readonly<Record<number, GgufType>> = {
   39: { name: "MXFP4", elements: 32, bytes: 17 },
 };
 
-/** A value of the metadata. Whole numbers over 2^53 are bigint. */
-export type GgufValue = number | bigint | boolean | string | GgufValue[];
-
 const MAGIC = 0x46554747;
-/** Bytes of one text. The longest in use are chat templates of some 10 KB. */
-const MAX_STRING = 1 << 24;
-/** Elements of all lists together; a vocabulary takes three lists of up to 256000. */
-const MAX_ELEMENTS = 1 << 24;
 const MAX_TENSORS = 1 << 17;
 const MAX_ENTRIES = 1 << 16;
 const MAX_DIMENSIONS = 4;
-const MAX_DEPTH = 4;
-
-/** Least bytes that a value of each type takes in the file. */
-const valueBytes: readonly number[] = [1, 1, 2, 2, 4, 4, 4, 1, 8, 12, 8, 8, 8];
+const MAX_NAME = 65535;
+/** Files of one model. */
+const MAX_PARTS = 9999;
 
 interface Entry extends TensorInfo {
+  readonly path: string;
+  readonly fd: number;
   readonly position: number;
 }
 
+/** The head of one file. */
+interface Part {
+  readonly path: string;
+  readonly fd: number;
+  readonly metadata: Map<string, GgufValue>;
+  /** Entries with a text that is not UTF-8. */
+  readonly broken: Set<string>;
+  readonly tensors: Map<string, Entry>;
+}
+
 /**
- * The metadata and tensors of one GGUF file. Only the head is read when it opens; tensor bytes are read when asked for.
- * Holds a file descriptor: close it, or declare it with `using`.
+ * The metadata and tensors of one GGUF file, or of one that is split in parts (`name-00001-of-00003.gguf`). Only heads are read when it
+ * opens; tensor bytes are read when asked for. Holds file descriptors: close it, or declare it with `using`.
  */
 export class Gguf implements TensorFile {
-  /** The file. */
+  /** The file; of parts the first. */
   readonly path: string;
-  /** The metadata, in the order of the file. */
+  /** The metadata, in the order of the file; of parts the first one's. */
   readonly metadata: ReadonlyMap<string, GgufValue>;
+  /** Entries of the metadata in which something is not UTF-8: U+FFFD stands there. */
+  readonly broken: ReadonlySet<string>;
   readonly #tensors: ReadonlyMap<string, Entry>;
-  #fd: number | undefined;
+  #fds: number[] | undefined;
 
-  private constructor(path: string, fd: number) {
+  private constructor(parts: readonly Part[], tensors: ReadonlyMap<string, Entry>) {
+    const [{ path, metadata, broken }] = parts;
     this.path = path;
-    const stat = fstatSync(fd);
-    if (stat.isDirectory()) throw new WeightsError(`${path}: is a folder, not a file`);
-    const reader = new Reader(path, fd, stat.size), { metadata, tensors } = readHead(reader);
     this.metadata = metadata;
+    this.broken = broken;
     this.#tensors = tensors;
-    this.#fd = fd;
+    this.#fds = parts.map(({ fd }) => fd);
   }
 
-  /** Opens a file. Throws {@link WeightsError} where it is missing, unreadable or malformed. */
+  /** Opens a file, and with a first part all others. Throws {@link WeightsError} where one is missing, unreadable or malformed. */
   static open(path: string): Gguf {
-    let fd: number;
+    const parts = [openPart(path)];
     try {
-      fd = openSync(path, "r");
+      const paths = partPaths(parts[0]), tensors = new Map(parts[0].tensors);
+      for (const [i, path] of paths.entries()) {
+        const part = openPart(path);
+        parts.push(part);
+        if (part.metadata.get("split.no") !== i + 1) {
+          throw new WeightsError(
+            `${path}: says that it is part ${part.metadata.get("split.no")}, its name part ${i + 1}, from 0 on`,
+          );
+        }
+        for (const [name, entry] of part.tensors) {
+          if (tensors.has(name)) {
+            throw new WeightsError(`${path}: has the tensor ${name}, which is in another part too`);
+          }
+          tensors.set(name, entry);
+        }
+      }
+      const expected = parts[0].metadata.get("split.tensors.count") ?? tensors.size;
+      if (paths.length > 0 && expected !== tensors.size) {
+        throw new WeightsError(
+          `${path}: its parts have ${tensors.size} tensors, it says ${expected}; download them again`,
+        );
+      }
+      return new Gguf(parts, tensors);
     } catch (error) {
-      throw new WeightsError(`${path}: ${fileErrorCause(error)}`);
-    }
-    try {
-      return new Gguf(path, fd);
-    } catch (error) {
-      closeSync(fd);
+      for (const { fd } of parts) closeSync(fd);
       throw error;
     }
   }
@@ -134,19 +159,19 @@ export class Gguf implements TensorFile {
 
   /** Fills `target` with the tensor's bytes from byte `offset` on. Throws RangeError where the tensor ends before the target. */
   readInto(name: string, offset: number, target: Uint8Array): void {
-    const { position, byteLength } = this.#entry(name);
+    const entry = this.#entry(name), { position, byteLength } = entry;
     if (!Number.isSafeInteger(offset) || offset < 0 || offset + target.byteLength > byteLength) {
       throw new RangeError(
         `${this.path}: bytes ${offset} to ${offset + target.byteLength} of ${name} asked for, it has ${byteLength}`,
       );
     }
-    readAll({ path: this.path, fd: this.#fd! }, position + offset, target);
+    readAll(entry, position + offset, target);
   }
 
-  /** Closes the file. Reading afterwards throws. */
+  /** Closes the files. Reading afterwards throws. */
   close(): void {
-    if (this.#fd !== undefined) closeSync(this.#fd);
-    this.#fd = undefined;
+    for (const fd of this.#fds ?? []) closeSync(fd);
+    this.#fds = undefined;
   }
 
   /** The same as {@link close}, for `using`. */
@@ -155,130 +180,57 @@ export class Gguf implements TensorFile {
   }
 
   #entry(name: string): Entry {
-    if (this.#fd === undefined) throw new WeightsError(`${this.path}: used after close`);
+    if (this.#fds === undefined) throw new WeightsError(`${this.path}: used after close`);
     const entry = this.#tensors.get(name);
     if (!entry) throw new WeightsError(`${this.path}: has no tensor ${name} (it holds ${this.#tensors.size} others)`);
     return entry;
   }
 }
 
-/** Reads numbers and texts one after another, from pieces of the file. */
-class Reader {
-  readonly path: string;
-  readonly fd: number;
-  readonly size: number;
-  /** Where it is in the file. */
-  position = 0;
-  /** List elements read so far. */
-  elements = 0;
-  #piece: Uint8Array<ArrayBuffer> = new Uint8Array(0);
-  #view: DataView<ArrayBuffer> = new DataView(new ArrayBuffer(0));
-  #start = 0;
-
-  constructor(path: string, fd: number, size: number) {
-    this.path = path;
-    this.fd = fd;
-    this.size = size;
+function openPart(path: string): Part {
+  let fd: number;
+  try {
+    fd = openSync(path, "r");
+  } catch (error) {
+    throw new WeightsError(`${path}: ${fileErrorCause(error)}`);
   }
-
-  fail(cause: string): never {
-    throw new WeightsError(`${this.path}: ${cause}`);
-  }
-
-  /** Moves over `count` bytes and returns where they are in the piece. */
-  #take(count: number, what: string): number {
-    if (count > this.size - this.position) {
-      this.fail(
-        `is truncated: ${what} at byte ${this.position} takes ${count} bytes, the file has ${this.size}; download it again`,
-      );
-    }
-    if (this.position + count > this.#start + this.#piece.byteLength) {
-      this.#piece = new Uint8Array(Math.min(this.size - this.position, Math.max(count, 1 << 20)));
-      readAll(this, this.position, this.#piece);
-      this.#view = new DataView(this.#piece.buffer);
-      this.#start = this.position;
-    }
-    const at = this.position - this.#start;
-    this.position += count;
-    return at;
-  }
-
-  u32(what: string): number {
-    const at = this.#take(4, what);
-    return this.#view.getUint32(at, true);
-  }
-
-  /** A u64 that counts something: at most `most`. */
-  count(what: string, most: number): number {
-    const at = this.#take(8, what), value = this.#view.getBigUint64(at, true);
-    if (value > BigInt(most)) this.fail(`${what} is ${value}, over the limit of ${most}`);
-    return Number(value);
-  }
-
-  text(what: string, most: number = MAX_STRING): string {
-    const length = this.count(`the length of ${what}`, Math.min(most, this.size)), at = this.#take(length, what);
-    try {
-      return utf8.decode(this.#piece.subarray(at, at + length));
-    } catch {
-      return this.fail(`${what} is not valid UTF-8`);
-    }
-  }
-
-  value(type: number, what: string, depth: number = 0): GgufValue {
-    if (type >= valueBytes.length) this.fail(`${what} has the unknown type ${type}`);
-    if (type === 8) return this.text(what);
-    if (type === 9) return this.#list(what, depth);
-    const at = this.#take(valueBytes[type], what), view = this.#view;
-    switch (type) {
-      case 0:
-        return view.getUint8(at);
-      case 1:
-        return view.getInt8(at);
-      case 2:
-        return view.getUint16(at, true);
-      case 3:
-        return view.getInt16(at, true);
-      case 4:
-        return view.getUint32(at, true);
-      case 5:
-        return view.getInt32(at, true);
-      case 6:
-        return view.getFloat32(at, true);
-      case 7: {
-        const bit = view.getUint8(at);
-        return bit > 1 ? this.fail(`${what} is ${bit}, neither true nor false`) : bit === 1;
-      }
-      case 10:
-        return narrow(view.getBigUint64(at, true));
-      case 11:
-        return narrow(view.getBigInt64(at, true));
-      default:
-        return view.getFloat64(at, true);
-    }
-  }
-
-  #list(what: string, depth: number): GgufValue[] {
-    if (depth >= MAX_DEPTH) this.fail(`${what} is a list in ${MAX_DEPTH} lists`);
-    const type = this.u32(what), length = this.count(`the length of ${what}`, MAX_ELEMENTS);
-    if (type >= valueBytes.length) this.fail(`${what} is a list of the unknown type ${type}`);
-    if (length * valueBytes[type] > this.size - this.position) {
-      this.fail(`is truncated: ${what} has ${length} elements, the file ${this.size} bytes; download it again`);
-    }
-    this.elements += length;
-    if (this.elements > MAX_ELEMENTS) this.fail(`its lists have over ${MAX_ELEMENTS} elements`);
-    const list: GgufValue[] = [];
-    for (let i = 0; i < length; i++) list.push(this.value(type, what, depth + 1));
-    return list;
+  try {
+    const stat = fstatSync(fd);
+    if (stat.isDirectory()) throw new WeightsError(`${path}: is a folder, not a file`);
+    return readHead(new GgufReader(path, fd, stat.size));
+  } catch (error) {
+    closeSync(fd);
+    throw error;
   }
 }
 
-const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-
-function narrow(value: bigint): number | bigint {
-  return Number.isSafeInteger(Number(value)) ? Number(value) : value;
+/** The files of a model after its first, in order. Throws WeightsError for a part that is not the first, or is named as none. */
+function partPaths({ path, metadata }: Part): string[] {
+  const count = metadata.get("split.count") ?? 0, own = metadata.get("split.no") ?? 0;
+  if (count === 0 || count === 1) return [];
+  if (typeof count !== "number" || !(count > 1 && count <= MAX_PARTS)) {
+    throw new WeightsError(`${path}: split.count is ${count}; 1 to ${MAX_PARTS} parts are possible`);
+  }
+  const number = (part: number): string => String(part).padStart(5, "0"), of = `-of-${number(count)}.gguf`;
+  if (own !== 0) {
+    throw new WeightsError(
+      `${path}: is part ${Number(own) + 1} of ${count}; give the first, whose name ends in -${number(1)}${of}`,
+    );
+  }
+  const end = `-${number(1)}${of}`;
+  if (!path.toLowerCase().endsWith(end)) {
+    throw new WeightsError(
+      `${path}: is the first of ${count} parts, whose names must end in ${end} and so on for the others to be found`,
+    );
+  }
+  const stem = path.slice(0, -end.length);
+  return Array.from({ length: count - 1 }, (_, i) => `${stem}-${number(i + 2)}-of-${path.slice(-10)}`);
 }
 
-function readHead(reader: Reader): { metadata: Map<string, GgufValue>; tensors: Map<string, Entry> } {
+function readHead(reader: GgufReader): Part {
+  const { path, fd } = reader, first = new Uint8Array(Math.min(reader.size, 64));
+  readAll(reader, 0, first);
+  refuseLfsPointer(path, first);
   if (reader.size < 24) reader.fail(`has ${reader.size} bytes, too few for a GGUF file; download it again`);
   const magic = reader.u32("the magic number");
   if (magic !== MAGIC) {
@@ -291,11 +243,13 @@ function readHead(reader: Reader): { metadata: Map<string, GgufValue>; tensors: 
   const tensorCount = reader.count("the number of tensors", MAX_TENSORS);
   const entryCount = reader.count("the number of metadata entries", MAX_ENTRIES);
 
-  const metadata = new Map<string, GgufValue>();
+  const metadata = new Map<string, GgufValue>(), broken = new Set<string>();
   for (let i = 0; i < entryCount; i++) {
-    const key = reader.text(`the name of metadata entry ${i}`, 65535);
+    const key = reader.name(`the name of metadata entry ${i}`, MAX_NAME);
     if (metadata.has(key)) reader.fail(`has the metadata entry ${key} twice`);
+    reader.broken = false;
     metadata.set(key, reader.value(reader.u32(`the type of ${key}`), key));
+    if (reader.broken) broken.add(key);
   }
   const alignment = metadata.get("general.alignment") ?? 32;
   if (typeof alignment !== "number" || alignment < 1 || alignment > 1 << 20 || (alignment & (alignment - 1)) !== 0) {
@@ -304,18 +258,18 @@ function readHead(reader: Reader): { metadata: Map<string, GgufValue>; tensors: 
 
   const offsets = new Map<string, TensorInfo & { offset: number }>();
   for (let i = 0; i < tensorCount; i++) {
-    const name = reader.text(`the name of tensor ${i}`, 65535);
+    const name = reader.name(`the name of tensor ${i}`, MAX_NAME);
     if (offsets.has(name)) reader.fail(`has the tensor ${name} twice`);
     offsets.set(name, readTensor(reader, name, alignment));
   }
   const start = Math.ceil(reader.position / alignment) * alignment;
   const tensors = new Map<string, Entry>();
-  for (const [name, { offset, ...info }] of offsets) tensors.set(name, { ...info, position: start + offset });
+  for (const [name, { offset, ...info }] of offsets) tensors.set(name, { ...info, path, fd, position: start + offset });
   checkCoverage(reader, tensors, start, alignment);
-  return { metadata, tensors };
+  return { path, fd, metadata, broken, tensors };
 }
 
-function readTensor(reader: Reader, name: string, alignment: number): TensorInfo & { offset: number } {
+function readTensor(reader: GgufReader, name: string, alignment: number): TensorInfo & { offset: number } {
   const fail = (cause: string): never => reader.fail(`tensor ${name}: ${cause}`);
   const dimensions = reader.u32(`the dimensions of ${name}`);
   if (dimensions < 1 || dimensions > MAX_DIMENSIONS) {
@@ -347,8 +301,13 @@ function readTensor(reader: Reader, name: string, alignment: number): TensorInfo
   return { dtype: type.name, shape: Object.freeze(sizes.reverse()), byteLength, offset };
 }
 
-/** The tensors lie one after another to the end of the file, each filled up to the alignment. */
-function checkCoverage(reader: Reader, tensors: ReadonlyMap<string, Entry>, start: number, alignment: number): void {
+/** The tensors lie one after another, each filled up to the alignment. As for llama.cpp, what comes after the last does not matter. */
+function checkCoverage(
+  reader: GgufReader,
+  tensors: ReadonlyMap<string, Entry>,
+  start: number,
+  alignment: number,
+): void {
   const ordered = [...tensors].sort(([, a], [, b]) => a.position - b.position || a.byteLength - b.byteLength);
   let end = start, last = "the head";
   for (const [name, { position, byteLength }] of ordered) {
@@ -364,5 +323,4 @@ function checkCoverage(reader: Reader, tensors: ReadonlyMap<string, Entry>, star
     end = position + byteLength;
     last = name;
   }
-  if (reader.size - end >= alignment) reader.fail(`the last ${reader.size - end} bytes belong to no tensor`);
 }

@@ -9,7 +9,7 @@ import type { OwnConfig } from "./architectures.ts";
 import type { Gguf } from "./gguf.ts";
 import type { GgufFields } from "./gguf_fields.ts";
 import { WeightsError } from "./json.ts";
-import { checkExperts, type ExpertsConfig } from "./model_config.ts";
+import { checkExperts, type ExpertsConfig, type ModelConfig, type Multipliers } from "./model_config.ts";
 
 /** What is an architecture's own in a GGUF file. */
 export interface GgufArchitecture {
@@ -17,10 +17,24 @@ export interface GgufArchitecture {
   name(experts: number): string;
   /** Whether the two halves of a query's or key's head are interleaved in the file, for llama.cpp's rope. */
   readonly interleaved?: true;
+  /** Its sliding windows; absent where it has none. */
+  readonly window?: GgufWindow;
+  /** Whether YaRN's bounds are not rounded to whole channels. */
+  readonly exactYarn?: true;
   /** Names of tensors that are not the others', by those of transformers. */
   readonly names?: Readonly<Record<string, string>>;
   /** Reads what is its own; `at` stands before its keys. */
-  own(file: Gguf, fields: GgufFields, at: string, layers: number): OwnConfig;
+  own(file: Gguf, fields: GgufFields, at: string, layers: number): OwnConfig & Pick<ModelConfig, "windowRope">;
+}
+
+/** Sliding windows as files of an architecture imply them. */
+export interface GgufWindow {
+  /** Of so many layers the last sees all; 0: none does. */
+  readonly period: number;
+  /** The window where the file does not say. Default: none. */
+  readonly size?: number;
+  /** Whether layers with a window rotate in a way of their own. */
+  readonly rope?: true;
 }
 
 /** Biases are where the file has them. */
@@ -38,6 +52,11 @@ function experts(fields: GgufFields, at: string, intermediateSize: number): Expe
   checkExperts(fields.path, keys, count, top);
   return { count, top, intermediateSize, normalized: true, denseLayers: [] };
 }
+
+const gemmaNames = {
+  "post_attention_layernorm": "post_attention_norm",
+  "pre_feedforward_layernorm": "ffn_norm",
+} as const;
 
 /** The architectures that the runtime has, by `general.architecture`. */
 export const ggufArchitectures: Readonly<Record<string, GgufArchitecture>> = {
@@ -59,7 +78,7 @@ export const ggufArchitectures: Readonly<Record<string, GgufArchitecture>> = {
       experts: experts(fields, at, fields.needed(`${at}.expert_feed_forward_length`)),
     }),
   },
-  phi3: { name: () => "Phi3ForCausalLM", own: () => noBiases },
+  phi3: { name: () => "Phi3ForCausalLM", window: { period: 0 }, own: () => noBiases },
   olmo2: {
     name: () => "Olmo2ForCausalLM",
     names: { "post_attention_layernorm": "post_attention_norm" },
@@ -88,15 +107,54 @@ export const ggufArchitectures: Readonly<Record<string, GgufArchitecture>> = {
     }),
   },
   glm4: { name: () => "Glm4ForCausalLM", own: biases },
+  gemma2: {
+    name: () => "Gemma2ForCausalLM",
+    window: { period: 2, size: 4096 },
+    names: gemmaNames,
+    own: (file, fields, at, layers) => ({
+      ...biases(file),
+      multipliers: gemmaMultipliers(fields, at, layers),
+      softCaps: {
+        attention: fields.positive(`${at}.attn_logit_softcapping`) ?? 50,
+        logits: fields.positive(`${at}.final_logit_softcapping`) ?? 30,
+      },
+    }),
+  },
+  gemma3: {
+    name: () => "Gemma3ForCausalLM",
+    window: { period: 6, rope: true },
+    names: gemmaNames,
+    own: (file, fields, at, layers) => ({
+      ...biases(file),
+      multipliers: gemmaMultipliers(fields, at, layers),
+      softCaps: { attention: 0, logits: fields.positive(`${at}.final_logit_softcapping`) ?? 0 },
+      windowRope: { ropeTheta: fields.positive(`${at}.rope.freq_base_swa`) ?? 10000, ropeScaling: null },
+    }),
+  },
+  "gpt-oss": {
+    name: () => "GptOssForCausalLM",
+    window: { period: 2 },
+    exactYarn: true,
+    names: { "post_attention_layernorm": "post_attention_norm", "self_attn.sinks": "attn_sinks" },
+    own: (file, fields, at) => ({
+      ...biases(file),
+      experts: experts(fields, at, fields.needed(`${at}.expert_feed_forward_length`)),
+    }),
+  },
 };
+
+/** Factors that a Gemma's file implies; the models of 27 B are told by their layers. */
+function gemmaMultipliers(fields: GgufFields, at: string, layers: number): Multipliers {
+  const hidden = fields.needed(`${at}.embedding_length`), heads = fields.needed(`${at}.attention.head_count`);
+  const headDim = fields.count(`${at}.attention.key_length`) ?? hidden / heads;
+  const scalar = layers === (at === "gemma2" ? 46 : 62) ? hidden / heads : headDim;
+  return { embedding: Math.sqrt(hidden), attention: 1 / Math.sqrt(scalar), residual: 1, logits: 1 };
+}
 
 /** Architectures that are not supported, by `general.architecture`, and their names in transformers. */
 export const otherNames: Readonly<Record<string, string>> = {
-  gemma2: "Gemma2ForCausalLM",
-  gemma3: "Gemma3ForCausalLM",
   gemma3n: "Gemma3nForConditionalGeneration",
   gemma4: "Gemma4ForConditionalGeneration",
-  "gpt-oss": "GptOssForCausalLM",
   qwen3next: "Qwen3NextForCausalLM",
   qwen35: "Qwen3_5ForCausalLM",
   qwen35moe: "Qwen3_5MoeForCausalLM",
@@ -132,6 +190,7 @@ const layerNames: Readonly<Record<string, string>> = {
   "post_mlp_layernorm": "post_ffw_norm",
   "post_feedforward_layernorm": "post_ffw_norm",
   "mlp.gate": "ffn_gate_inp",
+  "mlp.router": "ffn_gate_inp",
   "block_sparse_moe.gate": "ffn_gate_inp",
 };
 
@@ -154,7 +213,7 @@ export interface GgufPlace {
 
 /** Where a file of an architecture has the tensor of this name in Hugging Face transformers. */
 export function ggufPlace(file: Gguf, name: string, names: GgufArchitecture["names"] = {}): GgufPlace {
-  const [, layer, part, kind] = /^model\.layers\.(\d+)\.(.*)\.(weight|bias)$/.exec(name) ?? [];
+  const [, layer, part, kind = "weight"] = /^model\.layers\.(\d+)\.(.*?)(?:\.(weight|bias))?$/.exec(name) ?? [];
   const [, expert, matrix] = /^(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(.*)$/.exec(part ?? "") ?? [];
   if (matrix !== undefined && Object.hasOwn(expertNames, matrix)) {
     const at = `blk.${layer}.${expertNames[matrix]}`, alone = `${at}.${expert}.${kind}`;

@@ -14,25 +14,15 @@ import { checkShape, type ModelConfig, type RopeScaling } from "./model_config.t
 /** The sizes and constants of a model. Throws WeightsError for an architecture that the runtime does not have, by its name. */
 export function ggufConfig(file: Gguf): ModelConfig {
   const fields = new GgufFields(file), at = architectureOf(file, fields), entry = ggufArchitectures[at];
-  const parts = fields.count("split.count", 0) ?? 0;
-  if (parts > 1) {
-    throw new WeightsError(`${file.path}: is one of ${parts} parts; join them with llama-gguf-split --merge`);
-  }
   const layers = fields.needed(`${at}.block_count`), experts = fields.count(`${at}.expert_count`, 0) ?? 0;
   const { heads, kvHeads, headDim, hiddenSize } = readHeads(file, fields, at);
   const contextLength = fields.needed(`${at}.context_length`);
-  const window = fields.count(`${at}.attention.sliding_window`, 0) ?? 0;
-  if (window > 0 && window < contextLength) {
-    throw fields.wrong(
-      `${at}.attention.sliding_window`,
-      `0 or at least ${contextLength} (${at}.context_length), as layers with a window are not supported yet`,
-    );
-  }
+  const windows = readWindows(file, fields, at, layers, contextLength);
   const rmsNormEps = fields.positive(`${at}.attention.layer_norm_rms_epsilon`);
   if (rmsNormEps === undefined) throw fields.wrong(`${at}.attention.layer_norm_rms_epsilon`, "a number > 0");
   const rotaryDim = readRotaryDim(fields, at, headDim), own = entry.own(file, fields, at, layers);
   const { shape } = file.info("token_embd.weight");
-  const ids = ["eos", "eot", "eom"].map((name) => fields.count(`tokenizer.ggml.${name}_token_id`, 0));
+  const ids = ["eos", "eot", "eom"].map((name) => fields.id(`tokenizer.ggml.${name}_token_id`));
   return {
     architecture: entry.name(experts),
     vocabularySize: shape[0],
@@ -49,7 +39,8 @@ export function ggufConfig(file: Gguf): ModelConfig {
     ...(rotaryDim !== headDim && { rotaryDim }),
     tieWordEmbeddings: !file.has("output.weight"),
     ...own,
-    bosId: fields.count("tokenizer.ggml.bos_token_id", 0) ?? null,
+    ...(windows && { windows }),
+    bosId: fields.id("tokenizer.ggml.bos_token_id") ?? null,
     eosIds: [...new Set(ids.filter((id) => id !== undefined))],
   };
 }
@@ -80,6 +71,34 @@ function readHeads(
   return { hiddenSize, heads, kvHeads, headDim };
 }
 
+/** The sliding window of each layer, 0 for none; undefined where no layer has one. */
+function readWindows(
+  file: Gguf,
+  fields: GgufFields,
+  at: string,
+  layers: number,
+  contextLength: number,
+): number[] | undefined {
+  const { window } = ggufArchitectures[at], key = `${at}.attention.sliding_window`, pattern = `${key}_pattern`;
+  const size = fields.count(key, 0) ?? window?.size ?? 0;
+  if (window === undefined) {
+    if (size === 0 || size >= contextLength) return undefined;
+    throw fields.wrong(
+      key,
+      `0 or at least ${contextLength} (${at}.context_length), as ${at} files have no layers with a window`,
+    );
+  }
+  if (size === 0 || (size >= contextLength && !window.rope)) return undefined;
+  const listed = Array.isArray(file.metadata.get(pattern)) ? fields.flags(pattern) : undefined;
+  if (listed && listed.length !== layers) throw fields.wrong(pattern, `true or false for each of ${layers} layers`);
+  const period = listed ? 0 : fields.count(pattern, 0) ?? window.period;
+  const windows = Array.from({ length: layers }, (_, layer) => {
+    const has = listed ? listed[layer] : period === 0 || (layer + 1) % period !== 0;
+    return has ? size : 0;
+  });
+  return windows.some((each) => each > 0) ? windows : undefined;
+}
+
 /** The rotated channels of a head: only where halves or pairs stand together in the file may they be a part. */
 function readRotaryDim(fields: GgufFields, at: string, headDim: number): number {
   const key = `${at}.rope.dimension_count`, rotated = fields.count(key) ?? headDim;
@@ -97,14 +116,14 @@ function readScaling(
 ): RopeScaling | null {
   const key = `${at}.rope.scaling.type`, type = fields.text(key) ?? "none";
   const originalContextLength = fields.count(`${at}.rope.scaling.original_context_length`) ?? contextLength;
-  const attention = fields.positive(`${at}.rope.scaling.attn_factor`) ?? 1;
+  const attention = fields.factor(`${at}.rope.scaling.attn_factor`) ?? 1;
   if (file.has("rope_factors_long.weight")) {
     const [shortFactors, longFactors] = ["short", "long"].map((name) =>
       readFactors(file, `rope_factors_${name}.weight`, rotaryDim / 2)
     );
     return { type: "longrope", shortFactors, longFactors, originalContextLength, attentionFactor: attention };
   }
-  const factor = fields.positive(`${at}.rope.scaling.factor`) ?? fields.positive(`${at}.rope.scale_linear`) ?? 1;
+  const factor = fields.factor(`${at}.rope.scaling.factor`) ?? fields.factor(`${at}.rope.scale_linear`) ?? 1;
   if (type === "yarn") {
     return {
       type: "yarn",
@@ -112,7 +131,7 @@ function readScaling(
       originalContextLength,
       betaFast: fields.positive(`${at}.rope.scaling.yarn_beta_fast`) ?? 32,
       betaSlow: fields.positive(`${at}.rope.scaling.yarn_beta_slow`) ?? 1,
-      truncate: true,
+      truncate: ggufArchitectures[at].exactYarn !== true,
       attentionFactor: attention * (factor <= 1 ? 1 : 0.1 * Math.log(factor) + 1),
     };
   }

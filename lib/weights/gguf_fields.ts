@@ -35,6 +35,7 @@ export class GgufFields {
   #optional<T extends GgufValue>(key: string, expected: string, is: (value: GgufValue) => value is T): T | undefined {
     const value = this.#file.metadata.get(key);
     if (value === undefined) return undefined;
+    if (this.#file.broken.has(key)) throw new WeightsError(`${this.#file.path}: ${key} is not valid UTF-8`);
     if (!is(value)) throw this.wrong(key, expected);
     return value;
   }
@@ -56,6 +57,12 @@ export class GgufFields {
     return this.#optional(key, `a whole number >= ${least}`, is);
   }
 
+  /** A token id, or undefined; 2^32 - 1, which is -1, says that there is none. */
+  id(key: string): number | undefined {
+    const value = this.#file.metadata.get(key);
+    return value === 0xffffffff || value === -1 ? undefined : this.count(key, 0);
+  }
+
   /** The same where there must be one. */
   needed(key: string): number {
     const value = this.count(key);
@@ -63,10 +70,22 @@ export class GgufFields {
     return value;
   }
 
+  /** A number > 0, or undefined where there is none or it is 0, which for a factor says the same. */
+  factor(key: string): number | undefined {
+    return this.#file.metadata.get(key) === 0 ? undefined : this.positive(key);
+  }
+
   /** A number > 0, or undefined. */
   positive(key: string): number | undefined {
     const is = (value: GgufValue): value is number => typeof value === "number" && value > 0 && value < Infinity;
     return this.#optional(key, "a number > 0", is);
+  }
+
+  /** A list of true and false, or undefined. */
+  flags(key: string): boolean[] | undefined {
+    const is = (value: GgufValue): value is boolean[] =>
+      Array.isArray(value) && value.every((item) => typeof item === "boolean");
+    return this.#optional(key, "a list of true and false", is);
   }
 
   /** A list of texts, or undefined. */

@@ -53,9 +53,7 @@ export function ggufTokenizer(file: Gguf): GgufTokenizer {
     throw fields.wrong("tokenizer.ggml.token_type", `a list of ${tokens.length} numbers`);
   }
   const ids = (name: string): number | undefined => {
-    // 2 ** 32 - 1 says that there is none.
-    if (file.metadata.get(`tokenizer.ggml.${name}_token_id`) === 0xffffffff) return undefined;
-    const id = fields.count(`tokenizer.ggml.${name}_token_id`, 0);
+    const id = fields.id(`tokenizer.ggml.${name}_token_id`);
     if (id !== undefined && id >= tokens.length) {
       throw fields.wrong(`tokenizer.ggml.${name}_token_id`, `a token id below ${tokens.length}`);
     }

@@ -12,6 +12,17 @@ export class WeightsError extends Error {
   override readonly name: string = "WeightsError";
 }
 
+/** How a Git LFS pointer begins, which stands in a repository for a large file until that is fetched. */
+const LFS_POINTER = "version https://git-lfs.github.com/spec/";
+
+/** Throws WeightsError where a file's first bytes are those of a Git LFS pointer. */
+export function refuseLfsPointer(path: string, head: Uint8Array): void {
+  if (new TextDecoder().decode(head.subarray(0, LFS_POINTER.length)) !== LFS_POINTER) return;
+  throw new WeightsError(
+    `${path}: is a Git LFS pointer, not the file that it stands for; run "git lfs pull" in its repository, or download the file`,
+  );
+}
+
 /** A JSON object. */
 export type JsonObject = Record<string, unknown>;
 
@@ -42,6 +53,7 @@ export function fileErrorCause(error: unknown): string {
 
 /** Decodes UTF-8 and parses a JSON object without duplicate keys. `path` and `what` are for the message. */
 export function parseObject(bytes: Uint8Array, path: string, what: string): JsonObject {
+  refuseLfsPointer(path, bytes);
   let text: string;
   try {
     text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);

@@ -82,7 +82,7 @@ export interface ExpertsConfig {
   readonly denseLayers: readonly number[];
 }
 
-/** Constants with which parts of a model are multiplied (Granite). */
+/** Constants with which parts of a model are multiplied (Granite, Gemma). */
 export interface Multipliers {
   /** Of the token embedding. */
   readonly embedding: number;
@@ -90,6 +90,14 @@ export interface Multipliers {
   readonly attention: number;
   /** Of what attention and feed-forward part add to the residual stream. */
   readonly residual: number;
+  /** Of the logits. */
+  readonly logits: number;
+}
+
+/** Soft caps, cap tanh(x / cap) (Gemma 2); 0: none. */
+export interface SoftCaps {
+  /** Of the scaled scores. */
+  readonly attention: number;
   /** Of the logits. */
   readonly logits: number;
 }
@@ -110,7 +118,7 @@ export interface ModelConfig {
   readonly heads: number;
   /** Key/value heads; divides `heads`. */
   readonly kvHeads: number;
-  /** Channels of a head, 64 or 128. */
+  /** Channels of a head, one of {@linkcode SUPPORTED_HEAD_DIMS}. */
   readonly headDim: number;
   /** The longest context, tokens (`max_position_embeddings`). */
   readonly contextLength: number;
@@ -134,6 +142,12 @@ export interface ModelConfig {
   readonly experts?: ExpertsConfig;
   /** Its multipliers. Absent: all 1, and scores as usual. */
   readonly multipliers?: Multipliers;
+  /** Its soft caps. Absent: none. */
+  readonly softCaps?: SoftCaps;
+  /** Sliding window of each layer, in tokens, that at hand included; 0 for a layer that sees all. Absent: all do. */
+  readonly windows?: readonly number[];
+  /** How layers with a window rotate, where that is another way. */
+  readonly windowRope?: Pick<ModelConfig, "ropeTheta" | "ropeScaling">;
   /** Id of the token that begins a text, or null. */
   readonly bosId: number | null;
   /** Ids of the tokens that end a generation, from config.json and generation_config.json. */
@@ -141,13 +155,19 @@ export interface ModelConfig {
 }
 
 /** Head dimensions the native libraries have. */
-export const SUPPORTED_HEAD_DIMS: readonly number[] = [64, 128];
+export const SUPPORTED_HEAD_DIMS: readonly number[] = [64, 80, 96, 112, 128, 192, 256];
 
 /** The most query heads that share a key/value head. */
 const MAX_GROUP = 16;
 
 /** The most experts of a layer, and the most that a token goes through. */
 const MAX_EXPERTS = 1024, MAX_TOP = 32;
+
+/** The sizes of a model that its cache depends on. */
+export function cacheShapeOf(config: ModelConfig): Pick<ModelConfig, "layers" | "kvHeads" | "headDim" | "windows"> {
+  const { layers, kvHeads, headDim, windows } = config;
+  return { layers, kvHeads, headDim, ...(windows && { windows }) };
+}
 
 /** Names of the settings of a file that say a model's heads. */
 export interface HeadKeys {
@@ -167,7 +187,7 @@ export function checkShape(path: string, keys: HeadKeys, heads: number, kvHeads:
   }
   if (!SUPPORTED_HEAD_DIMS.includes(headDim)) {
     throw new WeightsError(
-      `${path}: ${keys.headDim} ${headDim} is not supported yet; supported: ${SUPPORTED_HEAD_DIMS.join(", ")}`,
+      `${path}: ${keys.headDim} ${headDim} is not supported; supported: ${SUPPORTED_HEAD_DIMS.join(", ")}`,
     );
   }
 }

@@ -11,14 +11,14 @@ import { WeightsError } from "./json.ts";
 import type { ModelConfig, RopeScaling } from "./model_config.ts";
 
 /** What a `config.json` says of rotations. */
-export type RopeSettings = Pick<ModelConfig, "ropeTheta" | "ropeScaling" | "rotaryDim">;
+export type RopeSettings = Pick<ModelConfig, "ropeTheta" | "ropeScaling" | "rotaryDim" | "windowRope">;
 
 const SUPPORTED = "default, linear, llama3, yarn, longrope";
 
 /** Reads it. Throws {@link WeightsError} for a scaling that the runtime does not have. */
 export function readRope(config: Fields, headDim: number, architecture: ArchitectureConfig): RopeSettings {
   const parameters = config.object("rope_parameters");
-  // One object a layer type, where layers differ; those that the runtime has are of one type.
+  // One object a layer type, where layers differ.
   const nested = parameters?.object("full_attention") ?? parameters;
   const scaling = config.object("rope_scaling") ?? nested;
   const theta = scaling?.optionalPositive("rope_theta") ?? nested?.optionalPositive("rope_theta") ??
@@ -28,6 +28,23 @@ export function readRope(config: Fields, headDim: number, architecture: Architec
     ropeTheta: theta,
     ropeScaling: scaling ? readScaling(config, scaling, rotaryDim, architecture) : null,
     ...(rotaryDim !== headDim && { rotaryDim }),
+    ...(architecture.localTheta !== undefined && {
+      windowRope: readWindowRope(config, parameters?.object("sliding_attention"), rotaryDim, architecture),
+    }),
+  };
+}
+
+/** How layers with a window rotate. transformers 4 has a base for them, and scales the others alone. */
+function readWindowRope(
+  config: Fields,
+  own: Fields | undefined,
+  rotaryDim: number,
+  architecture: ArchitectureConfig,
+): ModelConfig["windowRope"] {
+  const theta = own?.optionalPositive("rope_theta") ?? config.optionalPositive("rope_local_base_freq");
+  return {
+    ropeTheta: theta ?? architecture.localTheta!,
+    ropeScaling: own ? readScaling(config, own, rotaryDim, architecture) : null,
   };
 }
 

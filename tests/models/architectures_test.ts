@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { copyFileSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -23,24 +23,20 @@ import {
 // Random models in bf16 and what transformers computes with them in f32; see the folder's README.
 const { folder, absent } = besideRepository("architectures");
 
-/** What each is said to be refused for; those that run are all others. */
-const refused: Readonly<Record<string, string>> = {
-  "mistral-window": "sliding_window: expected null or at least 512",
-  phi3: "sliding_window: expected null or at least 512",
-  gemma2: "sliding windows, soft caps and head_dim 256 are not supported yet",
-  gemma3: "sliding windows and head_dim 256 are not supported yet",
-  "gpt-oss": "sliding windows and attention sinks as logits are not supported yet",
-};
-
 const supported = [
+  "gemma2",
+  "gemma3",
   "glm4",
+  "gpt-oss",
   "granite",
   "llama-bias",
   "llama-yarn",
   "llama3-rope",
   "mistral",
+  "mistral-window",
   "mixtral",
   "olmo2",
+  "phi3",
   "phi4-mini",
   "qwen2",
   "qwen3",
@@ -65,15 +61,19 @@ const ofPrompts = (device: Device): Bounds =>
 
 // The cache rounds keys and values to bf16, each by up to 2^-9 of itself and by 2^-9 / sqrt(3) = 1.1e-3 in the mean square.
 // Three or four layers, keys and values in each, of which a residual stream takes over a part: some 2e-3 in all. Routers of experts
-// magnify it where two are close.
-const ofSteps = (device: Device): Bounds =>
-  device.name === "cpu" ? { logits: 2e-2, nll: 2e-3, gap: 3e-2 } : { logits: 2e-2, nll: 1e-2, gap: 1e-1 };
+// magnify it where two are close, in gpt-oss to 4.2e-2 at one position. That it is this rounding and nothing else a prompt tells whose keys
+// and values are rounded likewise.
+const ofSteps = (device: Device, name: string): Bounds => ({
+  logits: name === "gpt-oss" ? 5e-2 : 2e-2,
+  ...(device.name === "cpu" ? { nll: 2e-3, gap: 3e-2 } : { nll: 1e-2, gap: 1e-1 }),
+});
+const STEPS_TO_ROUNDED = 1e-3;
 
-test("every model at hand is run or refused", { skip: absent }, () => {
+test("every model at hand is run", { skip: absent }, () => {
   const all = readdirSync(folder, { withFileTypes: true }).filter((entry) => entry.isDirectory()).map(({ name }) =>
     name
   );
-  assertEquals(all.sort(), [...supported, ...Object.keys(refused)].sort());
+  assertEquals(all.sort(), supported);
 });
 
 for (const name of supported) {
@@ -87,7 +87,13 @@ for (const name of supported) {
   testModel(name, "decode steps give the reference's logits", async (device, path, golden) => {
     using model = await openModel(device, path);
     using cache = cacheOf(path, model, "bf16");
-    checkGolden(golden, stepped(model, cache, idsOf(golden)), ofSteps(device));
+    const all = idsOf(golden), steps = stepped(model, cache, all);
+    checkGolden(golden, steps, ofSteps(device, name));
+    for (const position of device.name === "cpu" ? golden.positions : []) {
+      const rounded = prompted(model, cache, all.slice(0, position + 1), { kv: "bf16" });
+      const error = difference(steps[position], rounded);
+      assert(error <= STEPS_TO_ROUNDED, `position ${position}: ${error} off a prompt of rounded keys and values`);
+    }
   });
 
   testModel(name, "a prompt in parts and chunks is a prompt", async (device, path, golden) => {
@@ -115,13 +121,17 @@ for (const name of supported) {
       const presets = Object.keys(PRESETS).filter((preset) => preset !== "bf16");
       const caches = presets.map((preset) => owned.use(cacheOf(path, model, preset)));
       const [, ...qualities] = await evaluate(model, exact, caches, [Int32Array.from(golden.ids)]);
+      const { windows = [0] } = model.cacheShape, codes = windows.includes(0);
       qualities.forEach(({ kl, perplexity, tokens }, i) => {
         assertEquals(tokens, 199);
-        assert(kl > 0 && Number.isFinite(kl) && Number.isFinite(perplexity), `${presets[i]}: KL ${kl}`);
+        assert(
+          (codes ? kl > 0 : kl === 0) && Number.isFinite(kl) && Number.isFinite(perplexity),
+          `${presets[i]}: KL ${kl}`,
+        );
       });
       // Codes of 4 bits are off by 8e-2 of a vector, as a Gaussian's are; logits of a random model are wide (they cost 8 nats of 5.8).
       const of = (preset: string) => qualities[presets.indexOf(preset)].kl;
-      assert(of("vq4") < 0.2 && of("vq2") > 2 * of("vq4"), `KL ${of("vq2")} at 2 bits, ${of("vq4")} at 4`);
+      assert(!codes || (of("vq4") < 0.2 && of("vq2") > 2 * of("vq4")), `KL ${of("vq2")} at 2 bits, ${of("vq4")} at 4`);
     },
   );
 
@@ -136,18 +146,5 @@ for (const name of supported) {
       copyFileSync(join(path, "config.transformers5.json"), join(other, "config.json"));
       assertEquals(readModelConfig(other), config);
     });
-  });
-}
-
-for (const [name, reason] of Object.entries(refused)) {
-  test(`${name}: is refused by name, with the reason`, { skip: absent }, async () => {
-    for (const file of ["config.json", "config.transformers5.json"]) {
-      await withFolder(async (other) => {
-        copyFileSync(join(folder, name, file), join(other, "config.json"));
-        const error = await openModel(cpu, other).then(() => undefined, (error: unknown) => error as Error);
-        assertStringIncludes(String(error?.message), join(other, "config.json"));
-        assertStringIncludes(String(error?.message), reason);
-      });
-    }
   });
 }

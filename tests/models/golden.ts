@@ -3,6 +3,7 @@ import { assert, assertEquals } from "@std/assert";
 import { existsSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Model } from "../../mod.ts";
+import type { PrefillOptions } from "../../lib/models/model.ts";
 import { loadCalibration } from "../../lib/calibration/mod.ts";
 import { KvCache, kvConfig, Tensor } from "../../lib/ops/mod.ts";
 
@@ -44,11 +45,16 @@ export function cacheOf(path: string, model: Model, kv: string, sequences = 1): 
   return new KvCache(model.device, model.cacheShape, config, calibration, { context: 256, sequences });
 }
 
-/** Logits behind a prompt. */
-export function prompted(model: Model, cache: KvCache, ids: readonly number[], rows?: number): Float32Array {
+/** Logits behind a prompt, read as `plan` says. */
+export function prompted(
+  model: Model,
+  cache: KvCache,
+  ids: readonly number[],
+  plan: PrefillOptions["plan"] = {},
+): Float32Array {
   using sequence = cache.sequence();
   using logits = Tensor.empty(model.device, "f32", [1, model.config.vocabularySize]);
-  model.prefill(logits, sequence, ids, rows === undefined ? {} : { plan: { rows } });
+  model.prefill(logits, sequence, ids, { plan });
   return logits.read<Float32Array>();
 }
 

@@ -92,6 +92,58 @@ testOnDevices(
   },
 );
 
+testOnDevices(`prompts that are read together are what they are alone, seed ${seed}`, async (device) => {
+  using model = await openModel(device, folder);
+  const least = device.name === "cpu" ? 9 : 256, context = 2 * least + 400; // fewer tokens are read alone
+  const random = new Random(seed + 1), { vocabularySize } = model.config, { kvHeads, headDim } = model.cacheShape;
+  const config = kvConfig("vq2"), calibration = loadCalibration(folder, model, config);
+  const read = (together: boolean, prompts: { past: number[]; ids: number[] }[], rows: number) => {
+    using cache = new KvCache(device, model.cacheShape, config, calibration, {
+      context,
+      sequences: prompts.length,
+    });
+    using logits = Tensor.empty(device, "f32", [prompts.length, vocabularySize]);
+    using kept = Tensor.zeros(device, "f32", [2 * prompts.length, context, kvHeads * headDim]);
+    const reads = prompts.map(({ past, ids }, i) => {
+      const sequence = cache.sequence();
+      if (past.length > 0) model.prefill(logits.rows(i, 1), sequence, past);
+      return { sequence, ids, logits: logits.rows(i, 1) };
+    });
+    const plan = { rows };
+    for (const some of together ? [reads] : reads.map((one) => [one])) {
+      for (const _ of model.prefillTogether(some, { plan }));
+    }
+    reads.forEach(({ sequence: { slot, length } }, i) => {
+      const [keys, values] = [0, 1].map((side) =>
+        kept.rows(2 * i + side, 1).view([context, kvHeads * headDim]).rows(0, length)
+      );
+      cache.layers[3].dequantize(keys, values, slot, 0);
+    });
+    return [logits.read<Float32Array>(), kept.read<Float32Array>()];
+  };
+  const some = (count: number) => Array.from(random.integers(count, 0, vocabularySize));
+  const prompts = [0, 80, 0, 0].map((past) => ({ past: some(past), ids: some(random.integer(least, least + 140)) }));
+  assertEquals(read(true, prompts, 512), read(false, prompts, 512));
+  // Chunks that end in the middle of a prompt. On a GPU products of other numbers of rows may have other bits.
+  const fresh = prompts.filter(({ past }) => past.length === 0);
+  if (device.name === "cpu") assertEquals(read(true, fresh, 64), read(false, fresh, 512));
+  using cache = new KvCache(device, model.cacheShape, config, calibration, { context: least + 64, sequences: 2 });
+  using logits = Tensor.empty(device, "f32", [1, vocabularySize]);
+  const sequences = [cache.sequence(), cache.sequence()],
+    reads = sequences.map((sequence) => ({ sequence, ids: some(least), logits }));
+  assertThrows(() => model.prefillTogether([{ ...reads[0], ids: [] }, reads[1]]).next(), RangeError, "no tokens");
+  // Left early, or without room for one of them, none has anything.
+  const parts = model.prefillTogether(reads);
+  parts.next();
+  parts.return();
+  assertEquals(sequences.map(({ length }) => length), [0, 0]);
+  assertThrows(
+    () => model.prefillTogether([reads[0], { ...reads[1], ids: some(least + 200) }]).next(),
+    RangeError,
+  );
+  assertEquals(sequences.map(({ length }) => length), [0, 0]);
+});
+
 testOnDevices("a prompt's memory is freed, and a plan of no rows refused", async (device) => {
   using model = await openModel(device, folder);
   const config = kvConfig("vq2");

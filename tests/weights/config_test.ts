@@ -120,6 +120,18 @@ const mixtral = {
 };
 const smollm3 = { architectures: ["SmolLM3ForCausalLM"], model_type: "smollm3", num_key_value_heads: 2 };
 
+const gemma = { num_key_value_heads: 2, hidden_act: undefined, hidden_activation: "gelu_pytorch_tanh" };
+const gemma2 = { ...gemma, architectures: ["Gemma2ForCausalLM"], model_type: "gemma2" };
+const gemma3 = { ...gemma, architectures: ["Gemma3ForCausalLM"], model_type: "gemma3_text" };
+const gptOss = {
+  architectures: ["GptOssForCausalLM"],
+  model_type: "gpt_oss",
+  num_key_value_heads: 2,
+  num_local_experts: 4,
+  num_experts_per_tok: 2,
+  rope_scaling: { rope_type: "yarn", factor: 32 },
+};
+
 test("config: YaRN's and LongRoPE's defaults are those of transformers", async () => {
   const yarn = async (fields: Record<string, unknown>) =>
     (await configOf({ rope_scaling: { rope_type: "yarn", factor: 4, ...fields } })).ropeScaling;
@@ -198,13 +210,52 @@ test("config: what an architecture's own file has", async () => {
   });
 });
 
+test("config: windows, a layer at a time", async () => {
+  const windowsOf = async (fields: Record<string, unknown>) => (await configOf(fields)).windows;
+  const four = { num_hidden_layers: 4 }, types = ["full_attention", "sliding_attention"];
+  assertEquals(await windowsOf({ ...mistral, sliding_window: 64 }), [64, 64]);
+  assertEquals(await windowsOf({ ...mistral, sliding_window: null }), undefined);
+  assertEquals(await windowsOf({ ...mistral, max_position_embeddings: 8192 }), [4096, 4096]);
+  assertEquals(
+    await windowsOf({ ...qwen2, ...four, use_sliding_window: true, sliding_window: 64, max_window_layers: 3 }),
+    [
+      0,
+      0,
+      0,
+      64,
+    ],
+  );
+  assertEquals(await windowsOf({ ...qwen2, use_sliding_window: true, sliding_window: 64 }), undefined);
+  assertEquals(await windowsOf({ ...smollm3, ...four, use_sliding_window: true, sliding_window: 64 }), [0, 0, 0, 64]);
+  assertEquals(await windowsOf({ ...gemma2, ...four, sliding_window: 64 }), [64, 0, 64, 0]);
+  assertEquals(await windowsOf({ ...gemma2, sliding_window: 64, layer_types: types }), [0, 64]);
+  // A window as long as the context is none, but for layers that rotate in a way of their own.
+  assertEquals(await windowsOf(gemma2), undefined);
+  assertEquals(await windowsOf({ ...gemma3, ...four, sliding_window_pattern: 2 }), [4096, 0, 4096, 0]);
+  assertEquals(await windowsOf({ ...gemma3, num_hidden_layers: 7, sliding_window: 5 }), [5, 5, 5, 5, 5, 0, 5]);
+  assertEquals(await windowsOf({ ...gptOss, ...four }), [128, 0, 128, 0]);
+});
+
+test("config: what Gemma says beside its sizes", async () => {
+  const two = await configOf(gemma2),
+    three = await configOf({ ...gemma3, rope_scaling: { rope_type: "linear", factor: 8 } });
+  assertEquals(two.softCaps, { attention: 50, logits: 30 });
+  assertEquals((await configOf({ ...gemma2, attn_logit_softcapping: null })).softCaps, { attention: 0, logits: 30 });
+  assertEquals(two.multipliers, { embedding: Math.sqrt(512), attention: 1 / 16, residual: 1, logits: 1 });
+  assertEquals([two.headDim, two.tieWordEmbeddings, three.ropeTheta], [256, true, 1e6]);
+  assertEquals([three.ropeScaling, three.windowRope], [{ type: "linear", factor: 8 }, {
+    ropeTheta: 1e4,
+    ropeScaling: null,
+  }]);
+});
+
 const refused: [name: string, fields: Record<string, unknown>, ...parts: string[]][] = [
   ["an unknown architecture", { architectures: ["QwenForCausalLM"] }, "QwenForCausalLM", "supported: LlamaForCausalLM"],
   ["no architecture", { architectures: undefined }, "architectures: expected a list", "found nothing"],
   ["another model type", { model_type: "mistral" }, "model_type", '"mistral"'],
   ["another activation", { hidden_act: "gelu" }, "hidden_act", '"silu"', '"gelu"'],
-  ["head_dim 80", { head_dim: 80 }, "head_dim 80", "64, 128"],
-  ["head_dim 80 from the sizes", { hidden_size: 640 }, "head_dim 80", "64, 128"],
+  ["head_dim 32", { head_dim: 32 }, "head_dim 32", "64, 80, 96, 112, 128, 192, 256"],
+  ["head_dim 160 from the sizes", { hidden_size: 1280 }, "head_dim 160", "64, 80, 96, 112, 128, 192, 256"],
   ["text for a number", { hidden_size: "512" }, "hidden_size", "whole number", '"512"'],
   ["a fraction", { num_hidden_layers: 1.5 }, "num_hidden_layers", "1.5"],
   ["zero layers", { num_hidden_layers: 0 }, "num_hidden_layers", "found 0"],
@@ -225,13 +276,59 @@ const refused: [name: string, fields: Record<string, unknown>, ...parts: string[
   ["a rotated part of an odd size", { ...phi3, partial_rotary_factor: 0.33 }, "partial_rotary_factor", "0.33"],
   ["a window of 0", { ...mistral, sliding_window: 0 }, "sliding_window: expected a whole number >= 1, found 0"],
   ["a window of 0 that is not used", { ...qwen2, sliding_window: 0 }, "sliding_window", "found 0"],
-  ["a window", { ...mistral, sliding_window: 1024 }, "sliding_window", "not supported yet", "found 1024"],
-  ["a window that is not told", { ...mistral, max_position_embeddings: 8192 }, "sliding_window", "found nothing"],
+  ["a window of a half", { ...gemma3, sliding_window: 0.5 }, "sliding_window: expected a whole number >= 1, found 0.5"],
+  ["no window where layers have one", { ...gemma2, sliding_window: null }, "sliding_window", "as layers have one"],
+  [
+    "no window where one is used",
+    { ...qwen2, use_sliding_window: true, sliding_window: null },
+    "sliding_window: expected a whole number >= 1, as use_sliding_window is true, found nothing",
+  ],
+  [
+    "a listed layer with a window that is not used",
+    { ...qwen2, layer_types: ["full_attention", "sliding_attention"] },
+    "use_sliding_window: expected true",
+  ],
+  [
+    "no window of a listed layer",
+    { ...mistral, sliding_window: null, layer_types: ["sliding_attention", "sliding_attention"] },
+    "sliding_window: expected a whole number >= 1, as layer_types has layers with one",
+  ],
+  [
+    "a layer that sees all where all have a window",
+    { ...mistral, sliding_window: 64, layer_types: ["full_attention", "sliding_attention"] },
+    'layer_types: expected "sliding_attention" alone, as sliding_window is 64',
+  ],
+  [
+    "a window where the architecture has none",
+    { layer_types: ["full_attention", "sliding_attention"] },
+    'layer_types: expected "full_attention" alone',
+  ],
+  [
+    "an unknown type of layer",
+    { ...gemma2, layer_types: ["full_attention", "chunked_attention"] },
+    "chunked_attention",
+  ],
+  ["too many types of layers", { ...gemma2, layer_types: Array(3).fill("full_attention") }, "each of 2 layers"],
+  ["types of layers that are one", { ...gemma3, layer_types: "full_attention" }, "layer_types: expected a list"],
+  ["a pattern of 0", { ...gemma3, sliding_window_pattern: 0 }, "sliding_window_pattern", "found 0"],
+  ["a cap of 0", { ...gemma2, attn_logit_softcapping: 0 }, "attn_logit_softcapping: expected a number > 0, found 0"],
+  ["a negative cap", { ...gemma2, final_logit_softcapping: -30 }, "final_logit_softcapping", "found -30"],
+  ["a scalar of 0", { ...gemma3, query_pre_attn_scalar: 0 }, "query_pre_attn_scalar", "found 0"],
+  ["another activation of Gemma", { ...gemma2, hidden_activation: "relu" }, "hidden_activation", '"relu"'],
+  ["attention both ways", { ...gemma3, use_bidirectional_attention: true }, "use_bidirectional_attention", "false"],
+  ["another limit of gates", { ...gptOss, swiglu_limit: 5 }, "swiglu_limit: expected 7, found 5"],
+  ["no word of rotation", { ...gptOss, rope_scaling: undefined }, "rope_scaling: expected an object, found nothing"],
+  ["a local base of 0", { ...gemma3, rope_local_base_freq: 0 }, "rope_local_base_freq", "found 0"],
+  [
+    "an unknown local rotation",
+    { ...gemma3, rope_parameters: { sliding_attention: { rope_type: "spiral" } } },
+    'rope_parameters.sliding_attention.rope_type: expected one of default, linear, llama3, yarn, longrope, found "spiral"',
+  ],
   ["a part of a channel a head", { num_attention_heads: 7 }, "num_attention_heads", "found 7"],
-  ["an odd head_dim", { head_dim: 63 }, "head_dim 63", "64, 128"],
+  ["an odd head_dim", { head_dim: 63 }, "head_dim 63", "64, 80"],
   ["more experts a token than there are", { ...mixtral, num_experts_per_tok: 5 }, "num_experts_per_tok", "found 5"],
   ["no experts", { ...mixtral, num_local_experts: 0 }, "num_local_experts", "found 0"],
-  ["layer types for other layers", { ...qwen2, layer_types: ["full_attention"] }, "layer_types: expected 2 names"],
+  ["layer types for other layers", { ...qwen2, layer_types: ["full_attention"] }, "layer_types", "each of 2 layers"],
   ["too few layers that say whether they turn", { ...smollm3, no_rope_layers: [1] }, "no_rope_layers", "2 layers"],
   ["multi-head latent attention", { architectures: ["DeepseekV3ForCausalLM"] }, "DeepseekV3", "latents"],
   ["linear attention", { architectures: ["Qwen3NextForCausalLM"] }, "Qwen3NextForCausalLM", "linear attention"],
@@ -242,7 +339,6 @@ const refused: [name: string, fields: Record<string, unknown>, ...parts: string[
   ["rope scaling without factor", { rope_scaling: { rope_type: "linear" } }, "rope_scaling.factor"],
   ["partial rope", { partial_rotary_factor: 0.5 }, "partial_rotary_factor"],
   ["Qwen 2 under another model type", { ...qwen2, model_type: "llama" }, "model_type", '"qwen2"'],
-  ["Qwen 2 with windows", { ...qwen2, use_sliding_window: true }, "use_sliding_window: expected false", "found true"],
   ["Qwen 2 with a windowed layer", { ...qwen2, layer_types: ["sliding_attention"] }, "layer_types", "full_attention"],
   ["Qwen 2 without its key/value heads", { ...qwen2, num_key_value_heads: undefined }, "num_key_value_heads"],
   ["quantized weights", { quantization_config: { quant_method: "gptq" } }, "gptq"],

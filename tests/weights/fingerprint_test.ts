@@ -3,7 +3,7 @@ import { closeSync, copyFileSync, openSync, readFileSync, rmSync, writeFileSync,
 import { join } from "node:path";
 import { test } from "node:test";
 import { modelFingerprint } from "../../lib/weights/fingerprint.ts";
-import { openModel, type TensorData, writeSafetensors } from "../../lib/weights/safetensors.ts";
+import { openModel, type SafetensorsType, type TensorData, writeSafetensors } from "../../lib/weights/safetensors.ts";
 import { tinyLlama, withFolder } from "./fixture.ts";
 
 test("fingerprint: stays when a model is cut into shards, changes with its weights and its configuration", () =>
@@ -21,7 +21,7 @@ test("fingerprint: stays when a model is cut into shards, changes with its weigh
       using weights = openModel(tinyLlama);
       weights.names.reverse().forEach((name, i) => {
         const { dtype, shape } = weights.info(name);
-        shards[i % 2][name] = { dtype, shape, data: weights.read(name) };
+        shards[i % 2][name] = { dtype: dtype as SafetensorsType, shape, data: weights.read(name) };
         weightMap[name] = nameOf(i % 2);
       });
     }

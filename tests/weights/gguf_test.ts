@@ -132,7 +132,7 @@ const malformed: [name: string, file: Uint8Array, cause: string][] = [
   ["a name of 2^63 bytes", head(0, 1, ...u64(2n ** 63n)), "over the limit"],
   ["a text past the end", head(0, 1, ...text("a"), ...u32(8), ...u64(20), 97), "truncated"],
   ["a text of 2^40 bytes", head(0, 1, ...text("a"), ...u32(8), ...u64(2 ** 40)), "over the limit"],
-  ["invalid UTF-8", head(0, 1, ...text("a"), ...u32(8), ...u64(2), 0xc3, 0x28), "a is not valid UTF-8"],
+  ["a name that is no UTF-8", head(0, 1, ...u64(2), 0xc3, 0x28, ...u32(4, 1)), "entry 0 is not valid UTF-8"],
   ["an unknown kind", head(0, 1, ...text("a"), ...u32(13, 1)), "a has the unknown type 13"],
   ["a list of an unknown kind", head(0, 1, ...text("a"), ...u32(9, 77), ...u64(0)), "a list of the unknown type 77"],
   ["a list past the end", head(0, 1, ...text("a"), ...u32(9, 4), ...u64(1000)), "a has 1000 elements"],
@@ -175,7 +175,6 @@ const malformed: [name: string, file: Uint8Array, cause: string][] = [
   ["overlap", withTensors([tensor("a", [16], 0, 0), tensor("b", [16], 0, 32)], 96), "the tensors a and b overlap"],
   ["the same bytes twice", withTensors([tensor("a", [8], 0, 0), tensor("b", [8], 0, 0)], 32), "overlap"],
   ["a hole", withTensors([tensor("a", [8], 0, 0), tensor("b", [8], 0, 64)], 96), "belong to no tensor"],
-  ["bytes after the last", withTensors([tensor("a", [8], 0, 0)], 80), "the last 48 bytes belong to no tensor"],
   ["a tensor twice", withTensors([tensor("a", [8], 0, 0), tensor("a", [8], 0, 32)], 64), "the tensor a twice"],
 ];
 for (const [name, bytes, cause] of malformed) {
@@ -285,7 +284,11 @@ test("gguf: the configuration, and what it refuses by name", () =>
         "llama.expert_used_count: expected at most 8 (llama.expert_count), found 9",
       ],
       [{ window: ["llama.attention.sliding_window", "u32", 64] }, "llama.attention.sliding_window: expected 0 or"],
-      [{ split: ["split.count", "u32", 3] }, "one of 3 parts"],
+      [{ split: ["split.count", "u32", 3] }, "the first of 3 parts, whose names must end in -00001-of-00003.gguf"],
+      [
+        { split: ["split.count", "u32", 3], number: ["split.no", "u32", 2] },
+        "is part 3 of 3; give the first, whose name ends in -00001-of-00003.gguf",
+      ],
       [{ scaling: ["llama.rope.scaling.type", "string", "other"] }, 'rope scaling "other"'],
       [{ "llama.attention.key_length": ["llama.attention.key_length", "u32", 80] }, "value_length: expected 80"],
       [{ "llama.rope.dimension_count": ["llama.rope.dimension_count", "u32", 32] }, "expected 64, a whole head"],
@@ -296,6 +299,49 @@ test("gguf: the configuration, and what it refuses by name", () =>
       write(changes);
       refuses(() => readModelConfig(path), path, cause);
     }
+  }));
+
+test("gguf: windows, a layer at a time, by pattern, by flags and by what the architecture implies", () =>
+  withFolder((folder) => {
+    const path = join(folder, "model.gguf"),
+      embedding = randomTensor(new Random(5), "token_embd.weight", "F32", [258, 128]);
+    const windowsOf = (at: string, own: readonly GgufEntry[], layers = 7): readonly number[] | undefined => {
+      const common = llamaMetadata({ ...sizes, layers }).map((
+        [key, kind, value],
+      ): GgufEntry => [key.replace("llama.", `${at}.`), kind, value === "llama" ? at : value]);
+      writeGguf(path, [...common, ...own.map(([key, ...rest]): GgufEntry => [`${at}.attention.${key}`, ...rest])], [
+        embedding,
+      ]);
+      return readModelConfig(path).windows;
+    };
+    const window: GgufEntry = ["sliding_window", "u32", 9];
+    assertEquals(windowsOf("gemma3", [window]), [9, 9, 9, 9, 9, 0, 9]);
+    assertEquals(windowsOf("gemma2", [window], 3), [9, 0, 9]);
+    assertEquals(windowsOf("gemma2", []), undefined); // 4096, longer than the context
+    assertEquals(windowsOf("phi3", [window], 2), [9, 9]);
+    assertEquals(windowsOf("phi3", [["sliding_window", "u32", 0]]), undefined);
+    assertEquals(windowsOf("gemma3", [window, ["sliding_window_pattern", "u32", 2]], 4), [9, 0, 9, 0]);
+    assertEquals(windowsOf("gemma3", [window, ["sliding_window_pattern", "u32", 1]], 4), undefined);
+    const flags: GgufEntry = ["sliding_window_pattern", "bool", [false, true, true]];
+    assertEquals(windowsOf("gemma3", [window, flags], 3), [0, 9, 9]);
+    const refused = (at: string, own: readonly GgufEntry[], cause: string) =>
+      refuses(() => windowsOf(at, own), path, cause);
+    refused(
+      "gemma3",
+      [window, flags],
+      "gemma3.attention.sliding_window_pattern: expected true or false for each of 7 layers",
+    );
+    refused(
+      "gemma3",
+      [window, ["sliding_window_pattern", "string", "all"]],
+      "sliding_window_pattern: expected a whole number",
+    );
+    refused(
+      "gemma2",
+      [["sliding_window", "f32", 0.5]],
+      "gemma2.attention.sliding_window: expected a whole number >= 0, found 0.5",
+    );
+    refused("qwen3", [window], "qwen3.attention.sliding_window: expected 0 or at least 512");
   }));
 
 test("gguf: rows of a head come back from rope's order", () => {

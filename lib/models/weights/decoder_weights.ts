@@ -29,6 +29,8 @@ export interface LayerWeights<T = Tensor> {
   readonly queryNorm?: T;
   /** Norm of keys, f32 [headDim] or [kvHeads * headDim]. */
   readonly keyNorm?: T;
+  /** Further logits of the query heads in the softmax, f32 [heads]. */
+  readonly sinkLogits?: T;
   /** Attention's output projection. */
   readonly output: Product<T>;
   /** Norm after attention. */
@@ -36,7 +38,7 @@ export interface LayerWeights<T = Tensor> {
   /** Norm before the feed-forward part. */
   readonly feedForwardNorm?: T;
   /** The projection that chooses experts, where the layer has any. */
-  readonly router?: T;
+  readonly router?: Product<T>;
   /** Gate and up projections, one under the other; of experts [experts, 2 inner, hidden]. */
   readonly gateUp: Product<T>;
   /** Down projection; of experts [experts, hidden, inner]. */
@@ -55,7 +57,7 @@ interface ModelWeights<T> {
 
 /** One tensor on the device: what it is, and the tensors of a file that are joined in it. */
 interface TensorPlan {
-  readonly kind: "matrix" | "bias" | "norm";
+  readonly kind: "matrix" | "bias" | "norm" | "sinks";
   readonly dtype: DType;
   /** Names in a model folder, and rows. */
   readonly parts: readonly (readonly [name: string, rows: number])[];
@@ -71,6 +73,14 @@ type TypeOf = (matrix: Matrix) => DType;
 
 const bf16: TypeOf = () => "bf16";
 
+/** What follows the name of a part in a file. */
+const suffixes: Readonly<Record<TensorPlan["kind"], string>> = {
+  matrix: ".weight",
+  bias: ".bias",
+  norm: ".weight",
+  sinks: "",
+};
+
 /** Makes a model's tensors in the order in which they are read. */
 function build<T>(plan: ModelPlan, typeOf: TypeOf, make: (tensor: TensorPlan) => T): ModelWeights<T> {
   const hidden = plan.embedding.width;
@@ -79,28 +89,32 @@ function build<T>(plan: ModelPlan, typeOf: TypeOf, make: (tensor: TensorPlan) =>
     dtype: DType,
     { parts, width, experts }: Pick<Matrix, "parts" | "width" | "experts">,
   ): T => {
-    const suffix = kind === "bias" ? "bias" : "weight", rows = parts.reduce((sum, [, rows]) => sum + rows, 0);
-    return make({ kind, dtype, parts: parts.map(([name, rows]) => [`${name}.${suffix}`, rows]), rows, width, experts });
+    const suffix = suffixes[kind], total = parts.reduce((sum, [, rows]) => sum + rows, 0);
+    const named = parts.map(([name, rows]) => [`${name}${suffix}`, rows] as const);
+    return make({ kind, dtype, parts: named, rows: total, width, experts });
   };
-  const product = (matrix: Matrix): Product<T> => {
-    const weight = tensor("matrix", typeOf(matrix), matrix);
+  const product = (matrix: Matrix, dtype: DType = typeOf(matrix)): Product<T> => {
+    const weight = tensor("matrix", dtype, matrix);
     return { weight, bias: matrix.bias ? tensor("bias", "bf16", { parts: matrix.parts, width: 1 }) : undefined };
   };
   const norm = (name: string, size: number = hidden): T => tensor("norm", "f32", { parts: [[name, size]], width: 1 });
   const perhaps = (name: string | undefined): T | undefined => name === undefined ? undefined : norm(name);
   const layer = ({ attention, feedForward }: LayerPlan): LayerWeights<T> => {
-    const { headNorms, heads, kvHeads, headDim } = attention, { router } = feedForward;
+    const { headNorms, heads, kvHeads, headDim, sinkLogits } = attention, { router } = feedForward;
     const sizeOf = (count: number) => headNorms?.whole ? count * headDim : headDim;
     return {
       attentionNorm: perhaps(attention.norm),
       qkv: product(attention.qkv),
       queryNorm: headNorms && norm(headNorms.queries, sizeOf(heads)),
       keyNorm: headNorms && norm(headNorms.keys, sizeOf(kvHeads)),
+      sinkLogits: sinkLogits === undefined
+        ? undefined
+        : tensor("sinks", "f32", { parts: [[sinkLogits, heads]], width: 1 }),
       output: product(attention.output),
       outputNorm: perhaps(attention.outputNorm),
       feedForwardNorm: perhaps(feedForward.norm),
       // A few rows, on which the choice of experts hangs: never packed.
-      router: router && tensor("matrix", "bf16", router.logits),
+      router: router && product(router.logits, "bf16"),
       gateUp: product(feedForward.gateUp),
       down: product(feedForward.down),
       feedForwardOutputNorm: perhaps(feedForward.outputNorm),
@@ -222,7 +236,7 @@ export async function loadWeights(
   const weights = new DecoderWeights(device, plan, typeIn(file));
   try {
     let done = 0;
-    for (const { tensor, parts, rows, width, experts } of weights.tensors) {
+    for (const { kind, tensor, parts, rows, width, experts } of weights.tensors) {
       const whole = experts === undefined || isPacked(tensor.dtype) ? tensor : tensor.view([rows, width]);
       let begin = 0;
       for (const [name, rows] of parts) {
@@ -232,6 +246,9 @@ export async function loadWeights(
         // A pause for the event loop, so that progress shows and an abort is heard.
         await new Promise((resolve) => setTimeout(resolve, 0));
         options.signal?.throwIfAborted();
+      }
+      if (kind === "norm" && file.normOffset !== 0) {
+        tensor.write((tensor.read() as Float32Array).map((weight) => weight + file.normOffset));
       }
     }
   } catch (error) {

@@ -29,6 +29,8 @@ export interface WeightFile extends Disposable {
   readonly path: string;
   /** Bytes of all tensors. */
   readonly bytes: number;
+  /** What is added to a norm's weights. */
+  readonly normOffset: number;
   /** The type in which a product can use a matrix: as it is in the file if that is packed, else bf16. */
   format(name: string): "bf16" | PackedDType;
   /** Rows of a tensor. Throws WeightsError. */
@@ -39,7 +41,7 @@ export interface WeightFile extends Disposable {
 
 /** Opens a model folder or a GGUF file. */
 export function openWeights(path: string, plan: ModelPlan): WeightFile {
-  if (!isGguf(path)) return new SafetensorsFile(openModel(path));
+  if (!isGguf(path)) return new SafetensorsFile(openModel(path), plan.normOffset);
   return new GgufFile(Gguf.open(path), plan.layers[0].attention.headDim);
 }
 
@@ -74,11 +76,13 @@ function fillNumbers(
 
 class SafetensorsFile implements WeightFile {
   readonly bytes: number;
+  readonly normOffset: number;
   readonly #file: TensorFile;
 
-  constructor(file: TensorFile) {
+  constructor(file: TensorFile, normOffset: number = 0) {
     this.#file = file;
     this.bytes = bytesOf(file);
+    this.normOffset = normOffset;
   }
 
   get path(): string {
@@ -93,14 +97,38 @@ class SafetensorsFile implements WeightFile {
     return this.#file.info(name).shape[0];
   }
 
+  #dtype(name: string): "F32" | "F16" | "BF16" {
+    const { path } = this.#file, { dtype } = this.#file.info(name);
+    if (dtype === "BF16" || dtype === "F16" || dtype === "F32") return dtype;
+    throw new WeightsError(`${path}: ${name} is ${dtype}; BF16, F16 and F32 weights are read`);
+  }
+
   fill(target: Tensor, name: string): number {
-    const file = this.#file, { dtype, shape, byteLength } = file.info(name);
+    const file = this.#file, joined = file.has(name) ? undefined : joinedExpert(name);
+    if (joined && file.has(joined.name)) return this.#fillJoined(target, joined);
+    const { shape, byteLength } = file.info(name);
     checkShape(file.path, name, shape, target);
-    if (dtype !== "BF16" && dtype !== "F16" && dtype !== "F32") {
-      throw new WeightsError(`${file.path}: ${name} is ${dtype}; BF16, F16 and F32 weights are read`);
-    }
-    fillNumbers(target, dtype, (offset, piece) => file.readInto(name, offset, piece));
+    fillNumbers(target, this.#dtype(name), (offset, piece) => file.readInto(name, offset, piece));
     return byteLength;
+  }
+
+  #fillJoined(target: Tensor, { name, expert, offset, step }: JoinedExpert): number {
+    const file = this.#file, dtype = this.#dtype(name), { shape, byteLength } = file.info(name);
+    const [rows, width] = target.shape, [count, ...own] = shape, needed = [...(width ? [width] : []), step * rows];
+    if (expert >= count || own.length !== needed.length || own.some((n, i) => n !== needed[i])) {
+      throw new WeightsError(
+        `${file.path}: ${name} has shape [${shape}], the configuration needs [${expert + 1} or more,${needed}]`,
+      );
+    }
+    const block = new Uint8Array(byteLength / count), numbers = dtype === "F32" ? Float32Array : Uint16Array;
+    file.readInto(name, expert * block.byteLength, block);
+    const from = new numbers(block.buffer), to = new numbers(target.size), columns = width ?? 1;
+    for (let row = 0; row < rows; row++) {
+      for (let i = 0; i < columns; i++) to[row * columns + i] = from[i * step * rows + row * step + offset];
+    }
+    const bytes = new Uint8Array(to.buffer);
+    fillNumbers(target, dtype, (at, piece) => piece.set(bytes.subarray(at, at + piece.byteLength)));
+    return block.byteLength / step;
   }
 
   [Symbol.dispose](): void {
@@ -108,10 +136,40 @@ class SafetensorsFile implements WeightFile {
   }
 }
 
+/** Where a file that has the matrices of all experts in one tensor has one of them. */
+interface JoinedExpert {
+  /** The tensor. */
+  readonly name: string;
+  /** Which of its experts. */
+  readonly expert: number;
+  /** Its first output among the tensor's. */
+  readonly offset: number;
+  /** How far apart its outputs are. */
+  readonly step: number;
+}
+
+/**
+ * An expert's matrix as gpt-oss keeps it: [experts, inputs, outputs], gate's and up's outputs in turns, and biases [experts, outputs]
+ * likewise.
+ */
+function joinedExpert(name: string): JoinedExpert | undefined {
+  const match = /^(.*\.experts)\.(\d+)\.(gate|up|down)_proj\.(weight|bias)$/.exec(name);
+  if (!match) return undefined;
+  const [, experts, expert, part, kind] = match, suffix = kind === "bias" ? "_bias" : "";
+  if (part === "down") return { name: `${experts}.down_proj${suffix}`, expert: Number(expert), offset: 0, step: 1 };
+  return {
+    name: `${experts}.gate_up_proj${suffix}`,
+    expert: Number(expert),
+    offset: part === "gate" ? 0 : 1,
+    step: 2,
+  };
+}
+
 const packedTypes: Readonly<Record<string, PackedDType>> = { Q8_0: "q8_0", Q4_0: "q4_0", Q4_1: "q4_1" };
 
 class GgufFile implements WeightFile {
   readonly bytes: number;
+  readonly normOffset = 0;
   readonly #file: Gguf;
   readonly #headDim: number;
   readonly #architecture: GgufArchitecture;
