@@ -1,142 +1,114 @@
 /**
  * Grammars over bytes, and which tokens may come next: what holds generated text to a form.
  *
- * A grammar is a pushdown automaton: a place in it is a list of frames (what is still to come). Places reached by the same
- * bytes are one state, made when first met, so that runs of text that lead back to a state (the inside of a string)
- * ask for its tokens once only.
+ * A grammar is a pushdown automaton: a place in it is a rule, how far it is read, and what follows it. A rule that is called from
+ * several places at once is entered once, and what follows it is the set of what follows each call: a graph-structured stack
+ * (Tomita 1985), so that ways to read a text that have become equal are one, and their number does not grow with the
+ * depth. Places reached by the same bytes are one state, made when first met, so that text that leads back to a
+ * state (the inside of a string) asks for its tokens once only.
  *
  * @module
  */
 
 import type { Vocabulary } from "../tokenizer/vocabulary.ts";
+import type { Rule } from "./rule.ts";
+import { type TokenTree, tokenTree } from "./tokens.ts";
 
-/** A part of a grammar. A repeated part must not be able to be empty. */
-export type Rule =
-  | { readonly kind: "text"; readonly bytes: Uint8Array }
-  | { readonly kind: "byte"; readonly allowed: Uint8Array }
-  | { readonly kind: "sequence"; readonly parts: readonly Rule[] }
-  | { readonly kind: "choice"; readonly of: readonly Rule[] }
-  | { readonly kind: "repeat"; readonly part: Rule; readonly least: number; readonly most: number }
-  | { readonly kind: "call"; readonly rule: () => Rule };
-
-/** These very characters. */
-export function text(characters: string): Rule {
-  return { kind: "text", bytes: new TextEncoder().encode(characters) };
+/** A text could not be followed further within the limits of {@link Grammar}. It ends the one text, not the grammar. */
+export class GrammarError extends RangeError {
+  /** Always "GrammarError". */
+  override readonly name: string = "GrammarError";
 }
 
-/** One byte of these ranges, e.g. `byte("09", "af")` or pairs of numbers. */
-export function byte(...ranges: (string | readonly [number, number])[]): Rule {
-  const allowed = new Uint8Array(256);
-  for (const range of ranges) {
-    const [low, high] = typeof range === "string" ? [range.charCodeAt(0), range.charCodeAt(range.length - 1)] : range;
-    allowed.fill(1, low, high + 1);
-  }
-  return { kind: "byte", allowed };
-}
-
-/** One part after the other. */
-export function sequence(...parts: Rule[]): Rule {
-  return { kind: "sequence", parts };
-}
-
-/** One of the parts. */
-export function choice(...of: Rule[]): Rule {
-  return { kind: "choice", of };
-}
-
-/** A part again and again. */
-export function repeat(part: Rule, least: number = 0, most: number = Infinity): Rule {
-  return { kind: "repeat", part, least, most };
-}
-
-/** What is to come: `rule` from `at` on (a byte of a text, a part of a sequence, a count of a repeat), then `next`. */
+/** What is to come: `rule` from `at` on (a byte of a text, a part of a sequence, a count, a state), then `next`. */
 interface Frame {
   readonly id: number;
   readonly rule: Rule;
   readonly at: number;
-  readonly next: Frame | null;
-  arcs: Arc[] | undefined;
+  readonly next: Place;
 }
 
-/** A byte that may come, and what is to come after it; no bytes stand for the end. */
-interface Arc {
-  readonly bytes: Uint8Array | number | undefined;
-  readonly then: Frame | null;
+/** What follows a rule that was called from several places: any of these. */
+interface Join {
+  readonly id: number;
+  readonly places: readonly Place[];
 }
 
-/** A set of places. */
+type Place = Frame | Join;
+
+/** The end of the text. */
+const END: Join = { id: 0, places: [] };
+
+/** What may come at a set of places. */
 interface State {
-  readonly arcs: readonly Arc[];
+  /** By byte: what one certain byte leads to. */
+  readonly certain: ReadonlyMap<number, Place[]>;
+  /** What any byte of a set leads to. */
+  readonly ranges: readonly { readonly allowed: Uint8Array; readonly then: Place }[];
+  /** What a control token leads to. */
+  readonly controls: ReadonlyMap<number, Place[]>;
   readonly ends: boolean;
+  /** By byte: the next state, null where there is none, undefined where it is not known yet. */
   readonly next: (State | null | undefined)[];
   /** One bit a token: those that may come. */
   tokens: Uint32Array | undefined;
 }
 
-/** A vocabulary sorted by bytes, so that tokens that begin alike are tried together. */
-interface SortedTokens {
-  readonly ids: Int32Array;
-  readonly bytes: readonly Uint8Array[];
-  /** Leading bytes that a token has in common with the one before it. */
-  readonly common: Int32Array;
-}
+/** Bytes of states and tokens kept before the grammar forgets them and starts anew. */
+const MOST_BYTES = 16 << 20;
 
-const sortedTokens = new WeakMap<Vocabulary, SortedTokens>();
+/** Bytes that a state takes, about, without its tokens. */
+const STATE_BYTES = 3000;
 
-function sorted(vocabulary: Vocabulary): SortedTokens {
-  const known = sortedTokens.get(vocabulary);
-  if (known) return known;
-  const tokens = Array.from({ length: vocabulary.size }, (_, id) => ({ id, bytes: vocabulary.bytes(id) }))
-    .filter(({ id, bytes }) => bytes.length > 0 && !vocabulary.isSpecial(id))
-    .sort((a, b) => compare(a.bytes, b.bytes));
-  const common = Int32Array.from(tokens, ({ bytes }, i) => {
-    if (i === 0) return 0;
-    const before = tokens[i - 1].bytes;
-    let count = 0;
-    while (count < before.length && before[count] === bytes[count]) count++;
-    return count;
-  });
-  const result = { ids: Int32Array.from(tokens, ({ id }) => id), bytes: tokens.map(({ bytes }) => bytes), common };
-  sortedTokens.set(vocabulary, result);
-  return result;
-}
+/** Places in a state at most. */
+const MOST_PLACES = 1 << 15;
 
-function compare(a: Uint8Array, b: Uint8Array): number {
-  for (let i = 0; i < a.length && i < b.length; i++) if (a[i] !== b[i]) return a[i] - b[i];
-  return a.length - b.length;
-}
+/** Places visited for one token at most: about 0.1 s. */
+const MOST_VISITS = 150_000;
 
-/** States kept before the grammar forgets them and starts anew. */
-const MOST_STATES = 4000;
+/** Milliseconds for one token at most, as a last resort. */
+const MOST_MILLISECONDS = 3000;
 
 /** A grammar over a vocabulary. */
 export class Grammar {
   readonly #vocabulary: Vocabulary;
+  readonly #tree: TokenTree;
   readonly #size: number;
   readonly #ends: readonly number[];
   readonly #root: Rule;
   readonly #rules = new Map<Rule, number>();
+  readonly #heights = new Map<Rule, number>();
   readonly #frames = new Map<string, Frame>();
+  readonly #joins = new Map<string, Join>();
   readonly #states = new Map<string, State>();
-  #count = 0;
+  #count = 1;
+  #bytes = 0;
+  #visits = 0;
+  #until = 0;
 
   /** `size`: columns of the logits; `ends`: the tokens that end a text. */
   constructor(root: Rule, vocabulary: Vocabulary, options: { size: number; ends: readonly number[] }) {
     this.#root = root;
     this.#vocabulary = vocabulary;
+    this.#tree = tokenTree(vocabulary);
     this.#size = options.size;
     this.#ends = options.ends;
   }
 
-  /** A new text. */
+  /** A new text. Throws {@link GrammarError} where its beginning has too many places. */
   start(): GrammarState {
-    const root = this.#frame(this.#root, 0, null);
-    let state: State | null = this.#state([root]);
+    this.#limit();
+    let state: State | null = this.#state([this.#frame(this.#root, 0, END)]);
     return {
       push: (id) => {
-        for (const byte of this.#vocabulary.bytes(id)) state = state && this.#step(state, byte);
+        this.#limit();
+        if (this.#vocabulary.isSpecial(id)) {
+          const places: Place[] | undefined = state?.controls.get(id);
+          state = places ? this.#state(places) : null;
+        } else for (const byte of this.#vocabulary.bytes(id)) state = state && this.#step(state, byte);
       },
       bias: (base) => {
+        this.#limit();
         const bias = new Float32Array(this.#size).fill(-Infinity), tokens = state && this.#tokens(state);
         let any = false;
         for (let id = 0; tokens && id < this.#size; id++) {
@@ -154,112 +126,212 @@ export class Grammar {
     };
   }
 
-  #frame(rule: Rule, at: number, next: Frame | null): Frame {
+  #limit(): void {
+    this.#visits = 0;
+    this.#until = performance.now() + MOST_MILLISECONDS;
+  }
+
+  /** Counts work. What was found so far is kept, so that a text is ended in the midst of a token without harm to others. */
+  #work(places: number): void {
+    this.#visits += places;
+    if (this.#visits > MOST_VISITS || ((this.#visits & 1023) < places && performance.now() > this.#until)) {
+      throw new GrammarError("the text can be read in too many ways by its schema: give the schema fewer alternatives");
+    }
+  }
+
+  #frame(rule: Rule, at: number, next: Place): Frame {
     let number = this.#rules.get(rule);
     if (number === undefined) this.#rules.set(rule, number = this.#rules.size);
-    const key = `${number},${at},${next?.id ?? -1}`;
+    const key = `${number},${at},${next.id}`;
     let frame = this.#frames.get(key);
-    if (!frame) this.#frames.set(key, frame = { id: this.#count++, rule, at, next, arcs: undefined });
+    if (!frame) this.#frames.set(key, frame = { id: this.#count++, rule, at, next });
     return frame;
   }
 
-  /** The bytes that may come at a frame. */
-  #arcs(frame: Frame): Arc[] {
-    if (frame.arcs) return frame.arcs;
-    const arcs: Arc[] = [], seen = new Set<Frame>();
-    const visit = (frame: Frame | null): void => {
-      if (!frame) return void arcs.push({ bytes: undefined, then: null });
-      if (seen.has(frame)) return;
-      seen.add(frame);
-      const { rule, at, next } = frame;
+  #join(places: Set<Place>): Place {
+    if (places.size === 1) return places.values().next().value!;
+    const key = keyOf(places);
+    let join = this.#joins.get(key);
+    if (!join) this.#joins.set(key, join = { id: this.#count++, places: [...places] });
+    return join;
+  }
+
+  /** Follows what takes no byte from places on: `take` gets what takes one, `call` the rules called and what follows. */
+  #follow(
+    places: Place[],
+    seen: Set<Place>,
+    take: (frame: Frame) => void,
+    call: (rule: Rule, next: Place) => void,
+  ): void {
+    while (places.length > 0) {
+      const place = places.pop()!;
+      if (seen.has(place)) continue;
+      seen.add(place);
+      this.#work(1);
+      if (seen.size > MOST_PLACES) this.#work(MOST_VISITS);
+      if (!("rule" in place)) {
+        places.push(...place.places);
+        continue;
+      }
+      const { rule, at, next } = place;
       switch (rule.kind) {
         case "text":
-          if (rule.bytes.length === 0) visit(next);
-          else {arcs.push({
-              bytes: rule.bytes[at],
-              then: at + 1 < rule.bytes.length ? this.#frame(rule, at + 1, next) : next,
-            });}
+          if (rule.bytes.length === 0) places.push(next);
+          else take(place);
           break;
         case "byte":
-          arcs.push({ bytes: rule.allowed, then: next });
+          take(place);
+          break;
+        case "control":
+          if (this.#tree.controls.has(rule.name)) take(place);
+          else places.push(this.#frame(rule.text, 0, next));
           break;
         case "sequence":
-          if (at === rule.parts.length) visit(next);
-          else {visit(
-              this.#frame(rule.parts[at], 0, at + 1 < rule.parts.length ? this.#frame(rule, at + 1, next) : next),
-            );}
+          if (at === rule.parts.length) places.push(next);
+          else {
+            const after = at + 1 < rule.parts.length ? this.#frame(rule, at + 1, next) : next;
+            places.push(this.#frame(rule.parts[at], 0, after));
+          }
           break;
         case "choice":
-          for (const part of rule.of) visit(this.#frame(part, 0, next));
+          for (const part of rule.of) places.push(this.#frame(part, 0, next));
           break;
+        case "graph":
+          if (rule.states[at].ends) places.push(next);
+          for (const { rule: part, to } of rule.states[at].arcs) {
+            const { ends, arcs } = rule.states[to];
+            places.push(this.#frame(part, 0, ends && arcs.length === 0 ? next : this.#frame(rule, to, next)));
+          }
+          break;
+        case "counted": {
+          // A place is a state and how many arcs were taken; where there is no limit, more than enough are enough.
+          const size = rule.states.length, count = Math.floor(at / size), { ends, arcs } = rule.states[at % size];
+          if (ends && count >= rule.least) places.push(next);
+          const after = rule.most === Infinity ? Math.min(count + 1, rule.least) : count + 1;
+          for (const { rule: part, to } of after <= rule.most ? arcs : []) {
+            if (rule.live(to, after)) places.push(this.#frame(part, 0, this.#frame(rule, after * size + to, next)));
+          }
+          break;
+        }
         case "repeat": {
-          if (at >= rule.least) visit(next);
+          if (at >= rule.least) places.push(next);
           // Counts beyond what matters are one place.
           const after = rule.most === Infinity ? Math.min(at + 1, rule.least) : at + 1;
-          if (at < rule.most) visit(this.#frame(rule.part, 0, this.#frame(rule, after, next)));
+          if (at < rule.most) {
+            places.push(this.#frame(rule.part, 0, after === rule.most ? next : this.#frame(rule, after, next)));
+          }
           break;
         }
         case "call":
-          visit(this.#frame(rule.rule(), 0, next));
+          call(rule.rule(), next);
       }
-    };
-    visit(frame);
-    return frame.arcs = arcs;
+    }
   }
 
-  #state(frames: Iterable<Frame | null>): State {
-    const all = new Set(frames), key = [...all].map((frame) => frame?.id ?? -1).sort((a, b) => a - b).join();
-    let state = this.#states.get(key);
-    if (!state) {
-      const arcs = [...all].flatMap((frame) => frame ? this.#arcs(frame) : [{ bytes: undefined, then: null }]);
-      state = { arcs, ends: arcs.some(({ bytes }) => bytes === undefined), next: new Array(256), tokens: undefined };
-      if (this.#states.size >= MOST_STATES) {
-        this.#states.clear();
-        this.#frames.clear();
+  /** A rule is higher than those that it may begin with. */
+  #height(rule: Rule): number {
+    const known = this.#heights.get(rule);
+    if (known !== undefined) return known;
+    this.#heights.set(rule, 0);
+    const called = new Set<Rule>();
+    this.#follow([this.#frame(rule, 0, END)], new Set(), () => {}, (other) => called.add(other));
+    let height = 0;
+    for (const other of called) height = Math.max(height, this.#height(other) + 1);
+    this.#heights.set(rule, height);
+    return height;
+  }
+
+  #state(places: Place[]): State {
+    const key = keyOf(new Set(places));
+    const known = this.#states.get(key);
+    if (known) return known;
+    const certain = new Map<number, Place[]>(), ranges: { allowed: Uint8Array; then: Place }[] = [];
+    const controls = new Map<number, Place[]>(), seen = new Set<Place>(), calls = new Map<Rule, Set<Place>>();
+    const take = ({ rule, at, next }: Frame): void => {
+      if (rule.kind === "byte") ranges.push({ allowed: rule.allowed, then: next });
+      else if (rule.kind === "control") add(controls, this.#tree.controls.get(rule.name)!, next);
+      else if (rule.kind === "text") {
+        add(certain, rule.bytes[at], at + 1 < rule.bytes.length ? this.#frame(rule, at + 1, next) : next);
       }
-      this.#states.set(key, state);
+    };
+    // A call at the end of a rule leaves nothing to come back to: what follows is what follows the rule.
+    const call = (rule: Rule, next: Place): void => {
+      const after = calls.get(rule) ?? new Set<Place>();
+      calls.set(rule, after);
+      if ("rule" in next || next === END) after.add(next);
+      else for (const place of next.places) after.add(place);
+    };
+    this.#follow([...places], seen, take, call);
+    // The highest first: by the time that a rule is entered, all that calls it here is known.
+    while (calls.size > 0) {
+      const rule = [...calls.keys()].reduce((a, b) => this.#height(b) > this.#height(a) ? b : a),
+        after = calls.get(rule)!;
+      calls.delete(rule);
+      this.#follow([this.#frame(rule, 0, this.#join(after))], seen, take, call);
     }
+    const state = { certain, ranges, controls, ends: seen.has(END), next: new Array(256), tokens: undefined };
+    this.#keep(STATE_BYTES + 100 * seen.size);
+    this.#states.set(key, state);
     return state;
+  }
+
+  /** Forgets all but what texts stand on, where too much is kept. */
+  #keep(bytes: number): void {
+    this.#bytes += bytes;
+    if (this.#bytes < MOST_BYTES) return;
+    this.#bytes = 0;
+    this.#states.clear();
+    this.#frames.clear();
+    this.#joins.clear();
   }
 
   #step(state: State, byte: number): State | null {
     const known = state.next[byte];
     if (known !== undefined) return known;
-    const frames = new Set<Frame | null>();
-    for (const { bytes, then } of state.arcs) {
-      if (typeof bytes === "number" ? bytes === byte : bytes?.[byte]) frames.add(then);
-    }
-    return state.next[byte] = frames.size === 0 ? null : this.#state(frames);
+    const places = [...state.certain.get(byte) ?? []];
+    for (const { allowed, then } of state.ranges) if (allowed[byte]) places.push(then);
+    this.#work(1 + state.ranges.length);
+    return state.next[byte] = places.length === 0 ? null : this.#state(places);
   }
 
   #tokens(state: State): Uint32Array {
     if (state.tokens) return state.tokens;
-    const { ids, bytes, common } = sorted(this.#vocabulary), tokens = new Uint32Array((this.#size + 31) >>> 5);
+    const { bytes, depths, skips, tokens: ids, twins } = this.#tree;
+    const tokens = new Uint32Array((this.#size + 31) >>> 5);
     const allow = (id: number): void => {
       if (id < this.#size) tokens[id >>> 5] |= 1 << (id & 31);
     };
-    // path[i]: the state after i bytes of the token; dead: the number of bytes after which there is none.
+    // path[i]: the state after i bytes.
     const path: State[] = [state];
-    let dead = Infinity;
-    for (let i = 0; i < ids.length; i++) {
-      if (common[i] >= dead) continue;
-      dead = Infinity;
-      for (let at = common[i]; at < bytes[i].length; at++) {
-        const next = this.#step(path[at], bytes[i][at]);
-        if (!next) {
-          dead = at + 1;
-          break;
-        }
-        path[at + 1] = next;
+    for (let node = 0; node < bytes.length;) {
+      const from = path[depths[node]], known = from.next[bytes[node]];
+      const to = known === undefined ? this.#step(from, bytes[node]) : known;
+      if (!to) {
+        node = skips[node];
+        continue;
       }
-      if (dead === Infinity) allow(ids[i]);
+      path[depths[node] + 1] = to;
+      for (let id = ids[node]; id >= 0; id = twins[id]) allow(id);
+      node++;
     }
+    for (const id of state.controls.keys()) allow(id);
     if (state.ends) this.#ends.forEach(allow);
+    this.#keep(tokens.byteLength);
     return state.tokens = tokens;
   }
 }
 
-/** A text that grows by a grammar. */
+function add(map: Map<number, Place[]>, key: number, place: Place): void {
+  const places = map.get(key);
+  if (places) places.push(place);
+  else map.set(key, [place]);
+}
+
+function keyOf(places: Set<Place>): string {
+  return Array.from(places, ({ id }) => id).sort((a, b) => a - b).join();
+}
+
+/** A text that grows by a grammar. Both functions throw {@link GrammarError} where it cannot be followed further. */
 export interface GrammarState {
   /** Takes a token. */
   push(id: number): void;

@@ -83,12 +83,15 @@ for (
       "[true,false]",
       "[true, false]",
     ], ["[]", "[1]", "[true,true,true]", "[true,]"]],
-    ["tuple", { prefixItems: [{ const: 1 }, { type: "string" }], items: false }, ['[1,"x"]'], [
+    ["tuple", { type: "array", prefixItems: [{ const: 1 }, { type: "string" }], items: false }, [
+      '[1,"x"]',
       "[1]",
+      "[]",
+    ], [
       '[1,"x",2]',
       '["x",1]',
     ]],
-    ["object", { properties: { a: { type: "null" }, b: { type: "boolean" } }, required: ["b"] }, [
+    ["object", { type: "object", properties: { a: { type: "null" }, b: { type: "boolean" } }, required: ["b"] }, [
       '{"b":true}',
       '{"a":null,"b":false}',
       '{"a": null, "b": true}',
@@ -143,19 +146,28 @@ test("every whole number of a range passes, and none beside it", () => {
 test("what a schema asks for and the grammar does not know is refused by name", () => {
   for (
     const [schema, words] of [
-      [{ type: "string", pattern: "a+" }, 'at # has "pattern"'],
-      [{ type: "object", properties: { a: { not: {} } } }, 'at #/properties/a has "not"'],
-      [{ type: "number", maximum: 5 }, "bounds of a number"],
-      [{ type: "integer", minimum: 3, maximum: 2 }, "there is none"],
-      [{ $ref: "#/$defs/x" }, "there is no #/$defs/x"],
+      [{ type: "integer", minimum: 3, maximum: 2 }, "no value is valid"],
+      [{ $ref: "#/$defs/x" }, 'there is no "#/$defs/x"'],
+      [{ $ref: "#/%" }, 'a "%" that is no escape'],
       [{ $ref: "http://a.example/x" }, "references inside the schema"],
+      [{ $ref: "#" }, "refers to itself"],
       [{ anyOf: [] }, "anyOf is not a list"],
-      [{ allOf: [{}, {}] }, "only one schema"],
-      [{ type: "thing" }, '"thing" is no type'],
-      [{ type: "array", minItems: 3, maxItems: 2 }, "more items"],
+      [{ type: "thing" }, '"thing", which is no type'],
+      [{ type: "array", minItems: 3, maxItems: 2 }, "no value is valid"],
       [{ properties: { a: 5 } }, "#/properties/a is not an object"],
-      [{ enum: [1], type: "string" }, "no value of its type"],
+      [{ enum: [1], type: "string" }, "no value is valid"],
       [{ enum: ["x".repeat(70_000)] }, "65536 are possible"],
+      [{ type: "array", items: { type: "string" }, uniqueItems: true }, 'at # has "uniqueItems"'],
+      [{ type: "object", properties: { a: { $recursiveRef: "#" } } }, 'at #/properties/a has "$recursiveRef"'],
+      [{ type: "string", pattern: "(a)\\1" }, "the pattern has"],
+      [{ type: "string", pattern: "(" }, "is no regular expression"],
+      [{ type: "string", pattern: "(?<=a)b" }, "the pattern has"],
+      [{ type: "number", multipleOf: 0.123456789 }, '"multipleOf" 0.123456789'],
+      [{ type: "object", minProperties: 3, additionalProperties: { type: "null" } }, '"minProperties"'],
+      [{ type: "object", required: ["a"], properties: { a: { $ref: "#" } } }, "no value is valid"],
+      [{
+        oneOf: [{ type: "object", additionalProperties: false }, { type: "object", propertyNames: { maxLength: 3 } }],
+      }, "oneOf has"],
     ] as [Record<string, unknown>, string][]
   ) {
     assertStringIncludes((assertThrows(() => grammar(schema), RangeError) as Error).message, words);
