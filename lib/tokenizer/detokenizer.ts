@@ -10,6 +10,8 @@ import type { Vocabulary } from "./vocabulary.ts";
 export interface DetokenizerOptions {
   /** Whether control tokens (begin of text, end of turn, ...) leave no text. Default true. */
   readonly skipSpecialTokens?: boolean;
+  /** Control tokens that leave this text all the same: marks of tool calls and of reasoning. Default none. */
+  readonly visible?: ReadonlyMap<number, string>;
   /**
    * Whether the ids go on from earlier ones (a prompt): then the space that some decoders take away at the start of a
    * text is kept. Default false.
@@ -26,6 +28,7 @@ export interface DetokenizerOptions {
 export class Detokenizer {
   readonly #vocabulary: Vocabulary;
   readonly #skipSpecialTokens: boolean;
+  readonly #visible: ReadonlyMap<number, string>;
   readonly #spaces: number;
   #decoder = new TextDecoder("utf-8", { ignoreBOM: true });
   #spacesLeft: number;
@@ -34,12 +37,15 @@ export class Detokenizer {
   constructor(vocabulary: Vocabulary, options: DetokenizerOptions = {}) {
     this.#vocabulary = vocabulary;
     this.#skipSpecialTokens = options.skipSpecialTokens ?? true;
+    this.#visible = options.visible ?? new Map();
     this.#spaces = vocabulary.leadingSpaces;
     this.#spacesLeft = options.continuation ? 0 : this.#spaces;
   }
 
   /** The text that became certain with this id; often empty inside a character of several tokens. */
   push(id: number): string {
+    const visible = this.#visible.get(id);
+    if (visible !== undefined) return this.#strip(this.#decoder.decode() + visible);
     if (this.#skipSpecialTokens && this.#vocabulary.isSpecial(id)) return "";
     return this.#strip(this.#decoder.decode(this.#vocabulary.bytes(id), { stream: true }));
   }

@@ -9,6 +9,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { keepWordsWhole } from "./added.ts";
+import { ContentMarks, passOverMarks } from "./contents.ts";
 import { Detokenizer, type DetokenizerOptions } from "./detokenizer.ts";
 import { endIds } from "./ends.ts";
 import { JinjaTemplate } from "./jinja/render.ts";
@@ -39,6 +40,8 @@ export interface ChatTemplateOptions {
   readonly tools?: readonly unknown[];
   /** Further variables of the template. */
   readonly variables?: Readonly<Record<string, unknown>>;
+  /** Whether the text ends where the last message's content does, so that an answer goes on with it. Default false. */
+  readonly continueFinal?: boolean;
 }
 
 /** Stop strings, told apart by how they are met. */
@@ -81,6 +84,8 @@ export class Tokenizer {
   readonly #config: Json;
   readonly #encoder: HuggingFaceTokenizer;
   #plainEncoder: HuggingFaceTokenizer | undefined;
+  readonly #setMark: (mark: string) => void;
+  readonly #marks: ContentMarks;
   readonly #templates: ReadonlyMap<string, string>;
   readonly #parsed = new Map<string, JinjaTemplate>();
 
@@ -96,9 +101,11 @@ export class Tokenizer {
       this.vocabulary = new Vocabulary(vocabulary, added, decoder);
       this.#encoder = new HuggingFaceTokenizer(this.#description, this.#config);
       keepWordsWhole(this.#encoder, added);
+      this.#setMark = passOverMarks(this.#encoder);
     } catch (error) {
       throw new TokenizerError(`${this.#path}: ${(error as Error).message}`);
     }
+    this.#marks = new ContentMarks(added.filter(({ special }) => special).map(({ content }) => content));
     this.bosId = this.#namedId("bos_token") ?? null;
     const eosId = this.#namedId("eos_token");
     const named = endIds((name) => {
@@ -134,6 +141,11 @@ export class Tokenizer {
   /** Whether the model has a chat template. */
   get hasChatTemplate(): boolean {
     return this.#templates.size > 0;
+  }
+
+  /** The source of the chat template, for chats with tools or without; undefined where the model has none. */
+  chatTemplate(tools: boolean): string | undefined {
+    return (tools ? this.#templates.get("tool_use") : undefined) ?? this.#templates.get("default");
   }
 
   /** The ids of a text. Throws {@link TokenizerError} where the vocabulary has no token for a part of it. */
@@ -189,8 +201,35 @@ export class Tokenizer {
    * template refuses the messages, or a message has a part that is not text.
    */
   applyChatTemplate(messages: readonly ChatMessage[], options: ChatTemplateOptions = {}): string {
+    return this.#render(plainMessages(messages), options);
+  }
+
+  /**
+   * A chat by the model's template, as text and as ids, with nothing but text in what the messages, the tools and the variables say: names of
+   * control tokens that stand there do not become tokens. Throws as {@link Tokenizer.applyChatTemplate} does.
+   */
+  renderChat(
+    messages: readonly ChatMessage[],
+    options: ChatTemplateOptions = {},
+  ): { readonly text: string; encode(): number[] } {
+    const said = { messages: plainMessages(messages), options }, mark = this.#marks.markFor(said);
+    const marked = this.#marks.marked(said, mark), text = this.#render(marked.messages, marked.options);
+    return {
+      text: text.replaceAll(mark, ""),
+      encode: () => {
+        this.#setMark(mark);
+        try {
+          return this.encode(text, { addSpecialTokens: false });
+        } finally {
+          this.#setMark("");
+        }
+      },
+    };
+  }
+
+  #render(messages: readonly ChatMessage[], options: ChatTemplateOptions): string {
     const tools = options.tools?.length ? options.tools : undefined;
-    const source = (tools && this.#templates.get("tool_use")) ?? this.#templates.get("default");
+    const source = this.chatTemplate(tools !== undefined);
     if (source === undefined) {
       throw new TokenizerError(
         `${this.#path}: the model has no chat template (no chat_template.jinja, no chat_template in ` +
@@ -202,18 +241,23 @@ export class Tokenizer {
       const text = name.endsWith("_token") ? tokenText(this.#config[name]) : undefined;
       if (text !== undefined) specials[name] = text;
     }
-    const plain = plainMessages(messages);
+    const final = options.continueFinal ? messages.at(-1) : undefined;
+    if (final) messages = [...messages.slice(0, -1), { ...final, content: `${final.content}${CUT}` }];
     try {
       let template = this.#parsed.get(source);
       if (!template) this.#parsed.set(source, template = new JinjaTemplate(source));
-      return template.render({
+      const text = template.render({
         ...specials,
         documents: null,
         ...options.variables,
-        messages: plain,
+        messages,
         tools: tools ?? null,
         add_generation_prompt: options.addGenerationPrompt ?? true,
       });
+      if (!final) return text;
+      const end = text.lastIndexOf(CUT);
+      if (end < 0) throw new Error("it leaves out the last message, which is to be gone on with");
+      return text.slice(0, end);
     } catch (error) {
       throw new TokenizerError(`${this.#path}: the model's chat template failed: ${(error as Error).message}`);
     }
@@ -247,6 +291,9 @@ export class Tokenizer {
   }
 }
 
+/** Stands where a text is to be cut: a character that no standard gives a meaning. */
+const CUT = "\u{10fffd}";
+
 /** A token in tokenizer_config.json is its text, or an object with it. */
 function tokenText(value: unknown): string | undefined {
   if (typeof value === "string") return value;
@@ -262,11 +309,16 @@ function readText(path: string): string {
     const { code, message } = error as { code?: string; message: string };
     throw new TokenizerError(`${path}: ${code === "ENOENT" ? "no such file" : message}`);
   }
+  let text: string;
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    text = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
     throw new TokenizerError(`${path}: is not valid UTF-8`);
   }
+  if (!text.startsWith("version https://git-lfs.github.com/spec/")) return text;
+  throw new TokenizerError(
+    `${path}: is a Git LFS pointer, not the file that it stands for; run "git lfs pull" in its repository, or download the file`,
+  );
 }
 
 function readJson(path: string): Json {
