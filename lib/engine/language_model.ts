@@ -5,24 +5,25 @@
  */
 
 import { setImmediate } from "node:timers";
+import { Chat } from "../chat/chat.ts";
 import { Device } from "../device.ts";
 import type { KvCache } from "../cache/cache.ts";
 import type { Sequence } from "../cache/sequence.ts";
 import { type Calibration, findCalibration } from "../cache/calibration.ts";
-import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
+import { checkHeadDim, defaultKv, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
 import type { Model, OpenOptions } from "../models/model.ts";
 import { syntheticConfig, syntheticModel } from "../models/synthetic.ts";
 import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
 import { type EffectiveConfig, effectiveConfig, open, openCache, type RuntimeOptions } from "./load.ts";
 import { Output } from "./output.ts";
-import type { FinishReason } from "./request.ts";
+import { type FinishReason, isTokens } from "./request.ts";
 import { Runner, type RunnerRow } from "./runner.ts";
 import type { SamplingOptions } from "./sampler.ts";
-import { foreignToken, isTokens } from "./validation.ts";
+import { foreignToken } from "./validation.ts";
 
 /** Options of {@linkcode LanguageModel.load}. */
 export interface LoadOptions extends RuntimeOptions, OpenOptions {
-  /** How the cache keeps keys and values: a preset ("bf16", "vq4" ... "vq1"), or keys and values apart. Default {@linkcode DEFAULT_KV}. */
+  /** How the cache keeps keys and values: a preset ("bf16", "vq4" ... "vq1"), or keys and values apart. Default `DEFAULT_KV`; "bf16" where the model's head dimension has no codes. */
   kv?: KvSpec;
   /** Sequences that may exist at once. Default 1. */
   sequences?: number;
@@ -35,6 +36,9 @@ export interface SyntheticOptions extends Omit<LoadOptions, "calibration"> {
   /** Seed of the weights. Default 0. */
   seed?: number;
 }
+
+/** Milliseconds that a prompt is read for before the caller gets a turn, in which it may stop it. */
+const PROMPT_TURN = 20;
 
 /** Options of {@linkcode LanguageModel.generate}. */
 export interface GenerateOptions extends SamplingOptions {
@@ -69,6 +73,7 @@ export class LanguageModel implements Disposable {
   /** Folder or GGUF file of the model, or the name of a synthetic one. */
   readonly folder: string;
   readonly #tokenizer: Tokenizer | null;
+  #chat: Chat | undefined;
   /** Runners that no generator uses. */
   readonly #runners: Runner[] = [];
 
@@ -91,12 +96,13 @@ export class LanguageModel implements Disposable {
   }
 
   /**
-   * Makes a model of a published shape ("llama-3.1-8b", "llama-3.2-1b", "qwen2.5-7b") with weights drawn from `seed`, for
+   * Makes a model of a published shape ("llama-3.1-8b", "qwen3-8b", "gemma3-12b", ...) with weights drawn from `seed`, for
    * speed and memory: it has no tokenizer, so give `generate` token ids. Throws as {@linkcode LanguageModel.load} does.
    */
   static async synthetic(name: string, options: SyntheticOptions = {}): Promise<LanguageModel> {
-    const shape = syntheticConfig(name), { kv = DEFAULT_KV, sequences = 1, seed = 0, calibration } = options;
-    const config = kvConfig(kv, options), owned = new DisposableStack();
+    const shape = syntheticConfig(name), { kv = defaultKv(shape.headDim), sequences = 1, seed = 0 } = options;
+    const { calibration } = options, config = kvConfig(kv, options), owned = new DisposableStack();
+    checkHeadDim(config, shape.headDim);
     try {
       const model = owned.use(syntheticModel(owned.use(Device.open(options)), shape, seed));
       const found = typeof calibration === "function"
@@ -124,11 +130,12 @@ export class LanguageModel implements Disposable {
     return effectiveConfig(this.folder, this.model, this.cache);
   }
 
-  /** Token ids of a prompt: a text as it is, or messages through the model's chat template. */
+  /** Token ids of a prompt: a text as it is, or messages through the model's chat template, calls of tools as it has them. */
   encode(prompt: string | readonly ChatMessage[]): number[] {
     if (typeof prompt === "string") return this.tokenizer.encode(prompt);
-    const text = this.tokenizer.applyChatTemplate(prompt, { addGenerationPrompt: true });
-    return this.tokenizer.encode(text, { addSpecialTokens: false });
+    this.#chat ??= new Chat(this.tokenizer, false);
+    const { messages, options } = this.#chat.prepare(prompt);
+    return this.tokenizer.renderChat(messages, options).encode();
   }
 
   /**
@@ -150,7 +157,13 @@ export class LanguageModel implements Disposable {
     let held: Piece["tokens"] = [];
     try {
       runner.start(0, ids, options);
-      this.model.prefill(runner.logits, sequence, ids, { signal: options.signal, onProgress: options.onPrefill });
+      const reading = { signal: options.signal, onProgress: options.onPrefill };
+      let turn = performance.now();
+      for (const _ of this.model.prefillParts(runner.logits, sequence, ids, reading)) {
+        if (performance.now() - turn < PROMPT_TURN) continue;
+        await new Promise<void>((resolve) => setImmediate(resolve));
+        turn = performance.now();
+      }
       for (let [token] = runner.begin([row], 0);; [token] = runner.step([row])) {
         const { id, logprob } = token;
         if (id < 0) throw new Error(`decode: the logits at position ${sequence.length} are not numbers`);

@@ -5,20 +5,22 @@
  */
 
 import { Device, type DeviceOptions } from "../device.ts";
+import { describeAttention } from "../cache/attention.ts";
 import { KvCache } from "../cache/cache.ts";
 import { type Calibration, describeCalibration, findCalibration } from "../cache/calibration.ts";
 import { cacheBytes, effectiveBits } from "../cache/bytes.ts";
-import { DEFAULT_KV, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
+import { growingLayers } from "../cache/ring.ts";
+import { checkHeadDim, defaultKv, type KvConfig, kvConfig, type KvSpec } from "../cache/scheme.ts";
 import { PAGE_TOKENS } from "../ops/ops.ts";
 import { describeRope, type Model, openModel, type OpenOptions } from "../models/model.ts";
 import type { Tokenizer } from "../tokenizer/tokenizer.ts";
-import { isGguf } from "../weights/config.ts";
+import { isGguf, readModelConfig } from "../weights/config.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
 import { localPath } from "../weights/local.ts";
+import { EMBEDDED_MODEL } from "./embedded.ts";
 import { openTokenizer } from "./tokenizer.ts";
 
-/** The model that ships with the package. */
-export const EMBEDDED_MODEL: URL = new URL("../../assets/tiny-llama", import.meta.url);
+export { EMBEDDED_MODEL } from "./embedded.ts";
 
 /** Longest sequence by default, where the model's own is not shorter. */
 const CONTEXT = 8192;
@@ -41,7 +43,7 @@ export interface RuntimeOptions extends DeviceOptions {
 export interface EngineOptions extends RuntimeOptions {
   /** Model folder. Default: the embedded model. */
   model?: string;
-  /** Caches on offer, by preset or format; the first is the default. Default {@linkcode DEFAULT_KV} alone. */
+  /** Caches on offer, by preset or format; the first is the default. Default: as of {@linkcode CacheSizes}. */
   kv?: readonly string[];
   /** Sequences of a cache that are answered at once. Default 16. */
   sequences?: number;
@@ -53,6 +55,12 @@ export interface EngineOptions extends RuntimeOptions {
   block?: number;
   /** What to do with a chat where the model has no template: join the messages' texts by blank lines, or refuse. Default "plain". */
   chatFallback?: "plain" | "refuse";
+  /** How the model writes tool calls. Default: the form that its chat template is known by, else "hermes". */
+  toolForm?: string;
+  /** Seconds without a sign of life of its thread after which the engine counts as failed; 0 is never. Default 120. */
+  watchdog?: number;
+  /** Bytes of an answer that its reader may leave unread before it is ended. Default 8 MiB. */
+  unreadBytes?: number;
 }
 
 /** How much an engine takes on; see {@linkcode EngineOptions}. */
@@ -85,7 +93,7 @@ export function engineSizes(options: EngineOptions): EngineSizes {
 
 /** The caches that {@linkcode open} makes. */
 export interface CacheSizes {
-  /** One cache for each. Default {@linkcode DEFAULT_KV} alone. */
+  /** One cache for each. Default: `DEFAULT_KV` alone; "bf16" where the model's head dimension has no codes. */
   kv?: readonly KvSpec[];
   /** Sequences that run at once. */
   sequences: number;
@@ -116,9 +124,10 @@ export async function open(
   sizes: CacheSizes,
   options: RuntimeOptions & OpenOptions,
 ): Promise<Opened> {
-  const path = localPath(model ?? EMBEDDED_MODEL),
-    configs = (sizes.kv ?? [DEFAULT_KV]).map((kv) => kvConfig(kv, options));
-  const tokenizer = openTokenizer(path), owned = new DisposableStack();
+  const path = localPath(model ?? EMBEDDED_MODEL), given = sizes.kv?.map((kv) => kvConfig(kv, options));
+  const tokenizer = openTokenizer(path), { headDim } = readModelConfig(path), owned = new DisposableStack();
+  const configs = given ?? [kvConfig(defaultKv(headDim), options)];
+  for (const config of configs) checkHeadDim(config, headDim);
   try {
     const device = owned.use(Device.open(options)), model = owned.use(await openModel(device, path, options));
     const caches = configs.map((config) =>
@@ -166,12 +175,20 @@ export interface EffectiveConfig {
   sinks: number;
   /** Positions kept exactly at the end. */
   window: number;
+  /** Layers whose cache grows with a sequence, kept as `keys` and `values` say. */
+  growingLayers: number;
+  /** Layers with a sliding window, which keep its tokens in bf16 and no others. */
+  slidingLayers: number;
   /** Where the codebooks come from. */
   calibration: string;
   /** Longest sequence in tokens. */
   context: number;
+  /** Said where it is longer than the model was trained for. */
+  beyondTraining?: string;
   /** How queries and keys are rotated, where the context decides it. */
   rope?: string;
+  /** What attention reads by the slower kernel for any pair of formats, where it does. */
+  attention?: string;
   /** Bytes that each token takes in the cache. */
   bytesPerToken: number;
   /** Bits a channel over a full context, everything counted. */
@@ -182,12 +199,18 @@ export interface EffectiveConfig {
   cacheBytes: number;
 }
 
+function beyondTraining(tokens: number): string {
+  return `the model was trained for ${tokens} tokens; what it writes behind them is likely to be worse`;
+}
+
 /** The configuration in effect of a model with one of its caches. */
 export function effectiveConfig(path: string, model: Model, cache: KvCache): EffectiveConfig {
   const { device } = model,
     rope = describeRope(model.config),
     { calibration, context, shape } = cache,
-    { name, keys, values, sinks, window } = cache.config;
+    attention = describeAttention(device.info, shape, calibration),
+    { name, keys, values, sinks, window } = cache.config,
+    growing = growingLayers(shape).length;
   return {
     model: path,
     device: `${device.name} (${device.info.device})`,
@@ -197,9 +220,13 @@ export function effectiveConfig(path: string, model: Model, cache: KvCache): Eff
     values: values.name,
     sinks,
     window,
+    growingLayers: growing,
+    slidingLayers: shape.layers - growing,
     calibration: describeCalibration(calibration),
     context,
+    ...(context > model.config.contextLength && { beyondTraining: beyondTraining(model.config.contextLength) }),
     ...(rope !== undefined && { rope }),
+    ...(attention !== undefined && { attention }),
     bytesPerToken: cache.bytesPerToken,
     effectiveBits: effectiveBits(shape, cacheBytes(shape, cache.config, calibration, context).total, context),
     weightBytes: model.weightBytes,

@@ -40,6 +40,7 @@ export interface PagedCache<S> {
 
 interface Entry<S> {
   readonly ids: Int32Array;
+  readonly salt: string;
   readonly sequence: S;
   used: number;
 }
@@ -73,11 +74,12 @@ export class PrefixCache<S extends PrefixSequence<S>> implements Disposable {
     return this.#entries.map(({ sequence }) => sequence);
   }
 
-  #best(ids: ArrayLike<number>): { entry?: Entry<S>; length: number; common: number } {
+  #best(ids: ArrayLike<number>, salt: string): { entry?: Entry<S>; length: number; common: number } {
     // The last token is always read again: its logits are what the answer begins with.
     const whole = Math.floor((ids.length - 1) / this.block) * this.block;
     let entry: Entry<S> | undefined, length = 0, longest = 0;
     for (const candidate of this.#entries) {
+      if (candidate.salt !== salt) continue;
       const common = Math.min(commonLength(candidate.ids, ids), whole);
       const end = Math.floor(common / this.block) * this.block;
       longest = Math.max(longest, end);
@@ -87,28 +89,33 @@ export class PrefixCache<S extends PrefixSequence<S>> implements Disposable {
     return { entry, length, common: longest };
   }
 
-  /** Looks a prompt up. */
-  find(ids: ArrayLike<number>): PrefixMatch<S> {
-    const { entry, length, common } = this.#best(ids);
+  /** Looks a prompt up among those of the same salt. */
+  find(ids: ArrayLike<number>, salt: string = ""): PrefixMatch<S> {
+    const { entry, length, common } = this.#best(ids, salt);
     if (!entry) return { sequence: undefined, common };
     entry.used = ++this.#clock;
     const sequence = entry.sequence.fork();
-    sequence.truncate(length);
+    try {
+      sequence.truncate(length);
+    } catch (error) {
+      sequence[Symbol.dispose]();
+      throw error;
+    }
     return { sequence, common };
   }
 
-  /** Keeps the state of a sequence that holds just `ids`, whole blocks. */
-  keep(ids: ArrayLike<number>, sequence: S): void {
+  /** Keeps the state of a sequence that holds just `ids`, whole blocks, for prompts of the same salt. */
+  keep(ids: ArrayLike<number>, sequence: S, salt: string = ""): void {
     if (this.#capacity === 0) return;
     const known = this.#entries.find((entry) =>
-      entry.ids.length === ids.length && commonLength(entry.ids, ids) === ids.length
+      entry.salt === salt && entry.ids.length === ids.length && commonLength(entry.ids, ids) === ids.length
     );
     if (known) {
       known.used = ++this.#clock;
       return;
     }
     if (this.#entries.length >= this.#capacity) this.evict();
-    this.#entries.push({ ids: Int32Array.from(ids), sequence: sequence.fork(), used: ++this.#clock });
+    this.#entries.push({ ids: Int32Array.from(ids), salt, sequence: sequence.fork(), used: ++this.#clock });
   }
 
   /** Drops the state that was not used for the longest time. False where there is none. */

@@ -4,6 +4,9 @@
  * @module
  */
 
+import type { ChatOptions } from "../chat/chat.ts";
+import type { CallDelta } from "../chat/tool.ts";
+import { GrammarError } from "../grammar/grammar.ts";
 import type { ChatMessage } from "../tokenizer/tokenizer.ts";
 import type { EffectiveConfig } from "./load.ts";
 import type { SamplingOptions } from "./sampler.ts";
@@ -15,18 +18,48 @@ export type FinishReason = "stop" | "length";
 export interface GenerationRequest {
   /** Text, token ids, or a chat. */
   prompt: string | readonly number[] | readonly ChatMessage[];
-  /** Tokens at most, for each choice. Default: what the context has room for. */
+  /** Tokens at most, for each choice; 0 only reads the prompt. Default: what the context has room for. */
   maxTokens?: number;
   /** Generation ends before the first of these strings. Default none. */
   stop?: readonly string[];
+  /** Ids that end the generation as the model's own ends do. Default none. */
+  stopIds?: readonly number[];
+  /** The model's own ends do not end the generation. Default false. */
+  ignoreEnds?: boolean;
+  /** Before so many tokens no end is drawn and no stop string looked for. Default 0. */
+  minTokens?: number;
   /** How tokens are drawn; choice i has the seed `seed + i`. */
   sampling?: SamplingOptions;
   /** Choices. The prompt is read once. Default 1. */
   n?: number;
   /** Log-probabilities of the drawn token, and of this many of the most probable ones, come with each token. */
   logprobs?: number;
+  /** The prompt's text comes before that of the choices. Default false. */
+  echo?: boolean;
+  /**
+   * The prompt's tokens come with log-probabilities, and with this many of the most probable tokens in the place of each. The
+   * prompt is then read token by token through the cache, as what is generated is, and shares nothing with other prompts.
+   */
+  promptLogprobs?: number;
+  /** Nothing is generated: the answer is the prompt's embedding, the mean over its tokens or the last one's, of length 1. */
+  embedding?: Pooling;
+  /** Of a chat: tools, and how its prompt is made. Default: no tools. */
+  chat?: ChatOptions;
   /** The answer is JSON: any object (`true`), or what this JSON schema describes. */
   json?: true | Record<string, unknown>;
+}
+
+/** Whose a request is. */
+export interface Owner {
+  /** Who asks: clients have equal shares of an engine, and take turns. */
+  client: string;
+  /** Requests find each other's prompts in the cache only where this is the same. */
+  salt: string;
+}
+
+/** Whether a prompt is token ids. */
+export function isTokens(prompt: GenerationRequest["prompt"]): prompt is readonly number[] {
+  return typeof prompt !== "string" && (prompt.length === 0 || typeof prompt[0] === "number");
 }
 
 /** A token with its log-probability. */
@@ -47,12 +80,46 @@ export interface GeneratedToken extends TokenLogprob {
   top: TokenLogprob[];
 }
 
-/** What the engine tells about a request, in order: accepted, start, then text and end for each choice; or an error. */
+/** How a prompt's hidden states become one vector. */
+export type Pooling = "mean" | "last";
+
+/** A token of a prompt. The first one has no log-probability: nothing comes before it. */
+export interface PromptToken extends Omit<GeneratedToken, "logprob"> {
+  /** Its log-probability under the model, or null. */
+  logprob: number | null;
+  /** Where in the prompt's text it begins. */
+  offset: number;
+}
+
+/** How long a choice took, in milliseconds. */
+export interface Timings {
+  /** Reading its prompt. */
+  promptMs: number;
+  /** From there to its end. */
+  generatedMs: number;
+}
+
+/**
+ * What the engine tells about a request, in order: accepted, start, what was asked of the prompt, then text and end for each choice;
+ * or an error.
+ */
 export type GenerationEvent =
   | { type: "accepted"; promptTokens: number }
   | { type: "start"; cachedTokens: number }
-  | { type: "text"; choice: number; text: string; tokens: GeneratedToken[]; count: number }
-  | { type: "end"; choice: number; reason: FinishReason; completionTokens: number }
+  | { type: "prompt"; text: string; tokens: PromptToken[] }
+  | { type: "embedding"; values: Float32Array }
+  | {
+    type: "text";
+    choice: number;
+    text: string;
+    /** What the model wrote to itself, where its template has marks for that. */
+    reasoning?: string;
+    /** Parts of tool calls. */
+    calls?: CallDelta[];
+    tokens: GeneratedToken[];
+    count: number;
+  }
+  | { type: "end"; choice: number; reason: FinishReason; stop?: string; completionTokens: number; timings?: Timings }
   | { type: "error"; error: EngineErrorData };
 
 /** Why a request failed. */
@@ -94,6 +161,7 @@ export class EngineError extends Error {
   /** An error as one of the engine: what is none already is internal. */
   static from(error: unknown): EngineError {
     if (error instanceof EngineError) return error;
+    if (error instanceof GrammarError) return new EngineError("invalid_request", error.message, "response_format");
     return new EngineError("internal", error instanceof Error ? error.message : String(error));
   }
 
@@ -164,8 +232,14 @@ export interface EngineConfig {
   caches: CacheConfig[];
   /** How a chat becomes text. */
   chatTemplate: "model" | "plain" | "none";
+  /** How tools get into the prompt (by the model's template or a built-in text), and in which form calls are read. */
+  tools: { prompt: "model" | "built-in"; form: string };
   /** Hash of the model's weights. */
   fingerprint: string;
   /** Tokens of the vocabulary. */
   vocabularySize: number;
+  /** Tokens of the longest context that the model was trained for. */
+  trainedContext: number;
+  /** Channels of a hidden state, and so of an embedding. */
+  hiddenSize: number;
 }

@@ -29,9 +29,23 @@ export interface RunnerRow {
   next: number;
 }
 
+/** What a row alone is at fault for; the others are as they were. */
+export class RowError extends Error {
+  /** Always "RowError". */
+  override readonly name: string = "RowError";
+  /** Which row of the step. */
+  readonly row: number;
+
+  /** `cause`: what went wrong. */
+  constructor(row: number, cause: unknown) {
+    super(cause instanceof Error ? cause.message : String(cause), { cause });
+    this.row = row;
+  }
+}
+
 /** A drawn token. */
 export interface DrawnToken {
-  /** Its id; below 0 where the logits are not numbers. */
+  /** Its id; below 0 where nothing can be drawn: the logits are not numbers, or none or all are infinite. */
   id: number;
   /** Its log-probability under the model, before temperature, penalties and biases; 0 where no row asked for any. */
   logprob: number;
@@ -100,7 +114,7 @@ export class Runner implements Disposable {
     advance(step.positions, { rows });
   }
 
-  /** Tells the device the rows of a step of `size`. What is left of it is padding. */
+  /** Tells the device the rows of a step of `size`, whose sequences have room for its token. What is left of it is padding. */
   #write(rows: readonly RunnerRow[], size: number): void {
     const step = this.#step,
       of = (value: (row: RunnerRow) => number, padding: number) =>
@@ -108,7 +122,7 @@ export class Runner implements Disposable {
     step.ids.write(of(({ next }) => next, 0));
     step.slots.write(of(({ sequence }) => sequence.slot, 0));
     // A step adds 1 to it, and no row runs for more steps than the context has tokens: it stays below 0.
-    step.positions.write(of(({ sequence }) => sequence.length, -1 - this.#cache.context));
+    step.positions.write(of(({ sequence }) => sequence.length - 1, -1 - this.#cache.context));
   }
 
   /** Sets a row up for a prompt. Throws SettingError that names the setting. */
@@ -142,11 +156,18 @@ export class Runner implements Disposable {
     return tokens;
   }
 
-  /** Computes and draws the next token of each row. Throws CacheFullError and RangeError where a sequence has no room. */
+  /** Computes and draws the next token of each row. Throws RowError where a sequence has no room; then nothing is changed. */
   step(rows: readonly RunnerRow[]): DrawnToken[] {
+    for (const [row, { sequence }] of rows.entries()) {
+      try {
+        sequence.extend(1);
+      } catch (error) {
+        for (const { sequence } of rows.slice(0, row)) sequence.truncate(sequence.length - 1);
+        throw new RowError(row, error);
+      }
+    }
     if (this.#changed) this.#write(rows, this.#sizeOf(rows.length));
     this.#changed = false;
-    for (const { sequence } of rows) sequence.extend(1);
     this.launch(rows.length);
     return this.#drawn(rows, 0, this.#step.logits);
   }

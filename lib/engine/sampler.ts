@@ -36,27 +36,49 @@ export class SettingError extends RangeError {
   override readonly name: string = "SettingError";
 }
 
-/** Checked settings of one row of the sampler, f32 [8]. Throws SettingError that names the setting. */
+/** Smallest penalty that logits can be divided by and stay finite. */
+const LEAST_PENALTY = 1e-6;
+
+/** Smallest f32 above 0. */
+const LEAST_F32 = 2 ** -149;
+
+/** Smallest temperature with a reciprocal in f32; below it is 0. */
+const LEAST_TEMPERATURE = 2 ** -126;
+
+/** Checked settings of one row of the sampler, f32 [8]: what is checked is what is drawn with. Throws SettingError that names the setting. */
 export function settingsOf(options: SamplingOptions): Float32Array {
   const { temperature = 0, topK = 0, topP = 1, minP = 0 } = options;
   const { repetitionPenalty = 1, presencePenalty = 0, frequencyPenalty = 0 } = options;
   const ranges: [string, number, number, number][] = [
     ["temperature", temperature, 0, 100],
     ["topK", topK, 0, 2 ** 24],
-    ["topP", topP, Number.MIN_VALUE, 1],
+    ["topP", topP, LEAST_F32, 1],
     ["minP", minP, 0, 1],
-    ["repetitionPenalty", repetitionPenalty, Number.MIN_VALUE, 1e6],
+    ["repetitionPenalty", repetitionPenalty, LEAST_PENALTY, 1e6],
     ["presencePenalty", presencePenalty, -1e6, 1e6],
     ["frequencyPenalty", frequencyPenalty, -1e6, 1e6],
   ];
-  for (const [name, value, low, high] of ranges) {
-    if (!(value >= low && value <= high)) {
-      throw new SettingError(
-        `sampling: ${name} is ${value}; it must be from ${low === Number.MIN_VALUE ? "above 0" : low} to ${high}`,
-      );
-    }
+  const settings = new Float32Array(SAMPLE_SETTINGS);
+  for (const [i, [name, value, low, high]] of ranges.entries()) {
+    settings[i] = value;
+    if (settings[i] >= Math.fround(low) && settings[i] <= high) continue;
+    throw new SettingError(
+      `sampling: ${name} is ${value}; it must be from ${low === LEAST_F32 ? "above 0" : low} to ${high} as float32`,
+    );
   }
-  return Float32Array.of(temperature, topK, topP, minP, repetitionPenalty, presencePenalty, frequencyPenalty, 0);
+  if (settings[0] < LEAST_TEMPERATURE) settings[0] = 0;
+  return settings;
+}
+
+/** A seed as the 32 bits that a device takes: an i32 as it is; others mixed, so that 1 and 2^32 + 1 draw different tokens. */
+export function seedBits(seed: number): number {
+  if (seed === (seed | 0)) return seed | 0;
+  const [low, high] = new Int32Array(Float64Array.of(seed).buffer);
+  // MurmurHash3's finalizer: https://github.com/aappleby/smhasher
+  let bits = Math.imul(low, 0x9e3779b1) ^ high;
+  bits = Math.imul(bits ^ (bits >>> 16), 0x85ebca6b);
+  bits = Math.imul(bits ^ (bits >>> 13), 0xc2b2ae35);
+  return bits ^ (bits >>> 16);
 }
 
 /** Draws the next token of each row of a step: settings, seeds, token counts and biases of the rows on the device. */
@@ -85,7 +107,7 @@ export class Sampler implements Disposable {
   start(row: number, prompt: ArrayLike<number>, options: SamplingOptions): void {
     const vocabulary = this.#counts.width;
     this.#settings.write(settingsOf(options), row * SAMPLE_SETTINGS);
-    this.#seeds.write(Int32Array.of(options.seed ?? Math.floor(Math.random() * 2 ** 31)), row);
+    this.#seeds.write(Int32Array.of(seedBits(options.seed ?? Math.floor(Math.random() * 2 ** 31))), row);
     const counts = new Int32Array(vocabulary);
     for (let i = 0; i < prompt.length; i++) counts[prompt[i]] = 1;
     this.#counts.write(counts, row * vocabulary);
@@ -141,10 +163,14 @@ export function biasOf(options: SamplingOptions, vocabulary: number): Float32Arr
   if (entries.length === 0) return null;
   const bias = new Float32Array(vocabulary);
   for (const [id, value] of entries) {
-    if (!(Number(id) >= 0 && Number(id) < vocabulary) || Number.isNaN(value)) {
+    if (!(Number(id) >= 0 && Number(id) < vocabulary)) {
       throw new SettingError(`sampling: logitBias has token ${id}: ${value}; ids go from 0 to ${vocabulary - 1}`);
     }
     bias[Number(id)] = value;
+    // What is too large for f32 is infinite there, and nothing could be drawn.
+    if (!(bias[Number(id)] < Infinity)) {
+      throw new SettingError(`sampling: logitBias of token ${id} is ${value}; it must be a number that float32 has`);
+    }
   }
   return bias;
 }

@@ -1,15 +1,16 @@
 /**
  * Which requests run: a queue, one prompt that is being read, and the rows of a step. It counts pages and knows no device.
  *
- * A request is let in, first come first served, once there are rows and pages for the worst case of it and of all that runs:
- * so nothing that runs is ever short of a page.
+ * A request is let in once there are rows and pages for the worst case of it and of all that runs: so nothing that runs is
+ * ever short of a page. Clients take turns, each with its requests in their order.
  *
  * @module
  */
 
 import { PAGE_TOKENS } from "../ops/ops.ts";
 import { type PagedCache, PrefixCache, type PrefixSequence } from "./prefix.ts";
-import { type CacheStats, EngineError } from "./request.ts";
+import { type CacheStats, EngineError, type Owner } from "./request.ts";
+import { Turns } from "./turns.ts";
 
 /** Milliseconds that prompts are read for before the caller gets a turn, while no sequence runs. */
 const PROMPT_TURN = 10;
@@ -23,26 +24,35 @@ const STATES = 4;
 /** Shortest distance of such states, in tokens. */
 const STATE_DISTANCE = 512;
 
-/** What the scheduler has to know of a request. */
-export interface ScheduledRequest {
+/** Of so many rows one is for clients that have none, so that one with many requests does not keep others waiting for their ends. */
+const RESERVE = 8;
+
+/** What the scheduler has to know of a request. Without an owner it is of a client of its own, and shares with all others alike. */
+export interface ScheduledRequest extends Partial<Owner> {
   /** Prompt. */
   readonly ids: readonly number[];
   /** Tokens at most a choice. */
   readonly maxTokens: number;
   /** Choices. */
   readonly n: number;
+  /** Whether the prompt is read whole and shares nothing with others: no state of it is sought or kept. Default false. */
+  readonly alone?: boolean;
 }
 
 /** A request in the scheduler. */
 export interface Job<R> {
   /** What the caller calls it. */
   readonly id: number;
+  /** Who asks. */
+  readonly client: string;
   /** The request. */
   readonly request: R;
   /** Pages that one choice may come to hold. */
   readonly worst: number;
   /** Choices that are not at their end. */
   open: number;
+  /** Whether it was ended by an error. */
+  failed: boolean;
 }
 
 /** A choice of a request, in a row of the step. */
@@ -89,10 +99,10 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
   };
   readonly #cache: PagedCache<S>;
   readonly #most: number;
-  readonly #waiting: Job<R>[] = [];
+  readonly #waiting = new Turns<Job<R>>();
   readonly #rows: Row<R, S>[] = [];
   #reading: Reading<R, S> | undefined;
-  /** The first waiting request did not fit; it is tried again once something was given back. */
+  /** No waiting request fits; they are tried again once something was given back, or another one came. */
   #blocked = false;
 
   /** Begins with nothing to do. */
@@ -128,8 +138,10 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
     if (n > this.#most) {
       throw new EngineError("invalid_request", `n is ${n}; this server answers ${this.#most} sequences at once`, "n");
     }
-    const worst = Math.ceil(Math.min(context, ids.length + maxTokens - 1) / PAGE_TOKENS);
-    const job = { id, request, worst, open: n }, needed = worst + forkPages(job);
+    const worst = Math.ceil(Math.min(context, ids.length + Math.max(maxTokens, 1) - 1) / PAGE_TOKENS);
+    const client = request.client ?? `request ${id}`,
+      job = { id, client, request, worst, open: n, failed: false },
+      needed = worst + forkPages(job);
     if (needed > pageCount) {
       throw new EngineError(
         "context_length",
@@ -137,15 +149,13 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
           `tokens; the cache has ${pageCount}: ask for fewer tokens`,
       );
     }
-    this.#waiting.push(job);
+    this.#waiting.push(client, job);
+    this.#blocked = false;
   }
 
   /** Takes a request out of the queue. */
   withdraw(id: number): void {
-    const at = this.#waiting.findIndex((job) => job.id === id);
-    if (at < 0) return;
-    this.#waiting.splice(at, 1);
-    this.#blocked = false;
+    if (this.#waiting.withdraw((job) => job.id === id)) this.#blocked = false;
   }
 
   /** Pages that what runs may still take. */
@@ -164,16 +174,30 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
     return pages;
   }
 
-  /** Begins to read the first waiting prompt where rows and pages allow its worst case: that prompt, or undefined. */
-  admit(): Reading<R, S> | undefined {
-    const job = this.#waiting[0];
-    if (!job || this.#reading || this.#blocked) return undefined;
-    const { ids, n } = job.request, cache = this.#cache;
-    if (this.#rows.length + n > this.#most) {
-      this.#blocked = true;
-      return undefined;
+  /** The request that is let in next: the first of the client whose turn it is, where rows allow it. */
+  get next(): Job<R> | undefined {
+    if (this.#reading || this.#blocked) return undefined;
+    const free = this.#most - this.#rows.length, reserve = this.#most > 1 ? Math.ceil(this.#most / RESERVE) : 0;
+    for (const job of this.#waiting.next()) {
+      if (this.#rows.some(({ job: { client } }) => client === job.client) && job.request.n > free - reserve) continue;
+      if (job.request.n <= free) return job;
+      // It keeps its turn until there are rows enough: else small ones could pass it for ever.
+      break;
     }
-    const match = this.prefixes.find(ids), sequence = match.sequence ?? cache.sequence();
+    this.#blocked = true;
+    return undefined;
+  }
+
+  /**
+   * Begins to read the next request's prompt where rows and pages allow its worst case: that prompt, or undefined. Throws where
+   * the cache does, with nothing changed.
+   */
+  admit(): Reading<R, S> | undefined {
+    const job = this.next;
+    if (!job) return undefined;
+    const { ids, salt, alone } = job.request, cache = this.#cache;
+    const match = alone ? { sequence: undefined, common: 0 } : this.prefixes.find(ids, salt),
+      sequence = match.sequence ?? cache.sequence();
     const needed = this.#outstanding() + job.worst - sequence.pages.length + forkPages(job);
     while (cache.freePages < needed && this.prefixes.evict());
     if (cache.freePages < needed) {
@@ -181,11 +205,11 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
       this.#blocked = true;
       return undefined;
     }
-    this.#waiting.shift();
+    this.#waiting.take(job);
     this.totals.promptTokens += ids.length;
-    this.totals.prefixQueries += ids.length;
+    if (!alone) this.totals.prefixQueries += ids.length;
     this.totals.prefixHits += sequence.length;
-    return this.#reading = { job, sequence, states: this.#states(ids.length, match.common) };
+    return this.#reading = { job, sequence, states: alone ? new Set() : this.#states(ids.length, match.common) };
   }
 
   /** Where the state of a prompt is kept: at its last block end, where another prompt left it, and a few between. */
@@ -202,17 +226,23 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
 
   /** The next block of the prompt, as far as it goes on; `last` where nothing comes after it. */
   block(): { ids: readonly number[]; last: boolean } {
-    const { job: { request: { ids } }, sequence: { length } } = this.#reading!;
-    const end = Math.min(ids.length, length + this.prefixes.block);
+    const { job: { request: { ids, alone } }, sequence: { length } } = this.#reading!;
+    const end = Math.min(ids.length, alone ? Infinity : length + this.prefixes.block);
     return { ids: ids.slice(length, end), last: end === ids.length };
   }
 
   /** The block was read. Where it was the last, the prompt's choices become rows: the index of the first, else undefined. */
   blockRead(): number | undefined {
-    const { job, sequence, states } = this.#reading!, { ids, n } = job.request;
-    if (states.has(sequence.length)) this.prefixes.keep(ids.slice(0, sequence.length), sequence);
+    const { job, sequence, states } = this.#reading!, { ids, n, salt } = job.request;
+    if (states.has(sequence.length)) this.prefixes.keep(ids.slice(0, sequence.length), sequence, salt);
     if (sequence.length < ids.length) return undefined;
-    const first = this.#rows.length, sequences = [sequence, ...Array.from({ length: n - 1 }, () => sequence.fork())];
+    const first = this.#rows.length, sequences = [sequence];
+    try {
+      while (sequences.length < n) sequences.push(sequence.fork());
+    } catch (error) { // the first is given back with the prompt
+      for (const fork of sequences.slice(1)) fork[Symbol.dispose]();
+      throw error;
+    }
     this.#reading = undefined;
     this.#rows.push(...sequences.map((sequence, choice) => ({ job, choice, sequence })));
     return first;
@@ -252,7 +282,7 @@ export class Scheduler<R extends ScheduledRequest, S extends PrefixSequence<S>> 
 
   /** Gives everything back. */
   [Symbol.dispose](): void {
-    this.#waiting.length = 0;
+    this.#waiting.clear();
     this.dropReading();
     while (this.#rows.length > 0) this.remove(this.#rows.length - 1);
     this.prefixes[Symbol.dispose]();

@@ -13,21 +13,19 @@ import { kvConfig } from "../cache/scheme.ts";
 import type { CacheStats } from "./request.ts";
 import type { ScheduledRequest, Scheduler } from "./scheduler.ts";
 
-/** Bytes that a bf16 cache would use for so many tokens. */
+/** Bytes that the pages of a bf16 cache would use for so many tokens. */
 export function bf16Bytes(shape: CacheShape, tokens: number): number {
-  return cacheBytes(shape, kvConfig("bf16"), bf16Calibration(), tokens).total;
+  return cacheBytes(shape, kvConfig("bf16"), bf16Calibration(), tokens).pages;
 }
 
 /** Counts what requests and prefix states hold of a cache now. */
 export function cacheStats<R extends ScheduledRequest>(cache: KvCache, scheduler: Scheduler<R, Sequence>): CacheStats {
-  const { layers, kvHeads, headDim } = cache.shape, { recent, sinks } = cache.config, { rows, reading } = scheduler;
+  const { rows, reading } = scheduler;
   const read = reading ? [reading] : [], held = [...rows, ...read].map(({ sequence }) => sequence);
   const states = scheduler.prefixes.sequences, running = new Set(held.flatMap(({ pages }) => pages));
   const tokens = (cache.pageCount - cache.freePages) * PAGE_TOKENS;
-  const exactRows = [...held, ...states].reduce(
-    (sum, { length }) => sum + Math.min(length, recent) + Math.min(length, sinks),
-    0,
-  );
+  const all = [...held, ...states],
+    sum = (bytes: (length: number) => number) => all.reduce((total, { length }) => total + bytes(length), 0);
   return {
     running: new Set([...rows, ...read].map(({ job }) => job)).size,
     waiting: scheduler.waiting,
@@ -39,8 +37,8 @@ export function cacheStats<R extends ScheduledRequest>(cache: KvCache, scheduler
       prefix: new Set(states.flatMap(({ pages }) => pages.filter((page) => !running.has(page)))).size,
       shared: cache.sharedPages,
     },
-    bytes: { pages: tokens * cache.bytesPerToken, exact: exactRows * layers * kvHeads * headDim * 2 * 2 },
-    bf16Bytes: bf16Bytes(cache.shape, tokens),
+    bytes: { pages: tokens * cache.bytesPerToken, exact: sum((length) => cache.exactBytes(length)) },
+    bf16Bytes: bf16Bytes(cache.shape, tokens) + sum((length) => cache.slidingBytes(length)),
     totals: { ...scheduler.totals },
   };
 }

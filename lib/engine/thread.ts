@@ -6,7 +6,9 @@
 
 import { PAGE_TOKENS } from "../ops/ops.ts";
 import { modelFingerprint } from "../weights/fingerprint.ts";
+import { Chat } from "../chat/chat.ts";
 import { Batch } from "./batch.ts";
+import { chatTemplateOf } from "./encoder.ts";
 import { effectiveConfig, type EngineOptions, type EngineSizes, engineSizes, open, type Opened } from "./load.ts";
 import {
   type CacheConfig,
@@ -15,6 +17,7 @@ import {
   type EngineStats,
   type GenerationEvent,
   type GenerationRequest,
+  type Owner,
 } from "./request.ts";
 import { bf16Bytes } from "./stats.ts";
 import { Validation } from "./validation.ts";
@@ -22,9 +25,10 @@ import { Validation } from "./validation.ts";
 /** Messages to the engine's thread. */
 export type ToThread =
   | { type: "load"; options: EngineOptions }
-  | { type: "generate"; id: number; cache: string; request: GenerationRequest }
+  | { type: "generate"; id: number; cache: string; request: GenerationRequest; ids: readonly number[]; owner: Owner }
   | { type: "cancel"; id: number }
   | { type: "clearPrefixes" }
+  | { type: "beat" }
   | { type: "close" };
 
 /** Messages from the engine's thread. */
@@ -32,6 +36,7 @@ export type FromThread =
   | { type: "progress"; bytes: number; total: number }
   | { type: "loaded"; config: EngineConfig; stats: EngineStats }
   | { type: "failed"; message: string }
+  | { type: "beat" }
   | { type: "events"; events: { id: number; event: GenerationEvent }[]; stats: EngineStats | undefined }
   | { type: "closed" };
 
@@ -57,7 +62,8 @@ export function serveMessages(port: Port): void {
         thread = loaded;
         port.post({ type: "loaded", config: loaded.config, stats: loaded.stats() });
       }, (error: unknown) => port.post({ type: "failed", message: EngineError.from(error).message }));
-    } else if (message.type === "close" && !thread) port.post({ type: "closed" });
+    } else if (message.type === "beat") port.post({ type: "beat" });
+    else if (message.type === "close" && !thread) port.post({ type: "closed" });
     else thread?.receive(message);
   });
 }
@@ -73,11 +79,11 @@ class EngineThread {
   #reported = 0;
   #running = false;
   #closing = false;
+  #closed = false;
 
   /** Takes over what was opened. */
   private constructor(port: Port, opened: Opened, options: EngineOptions, sizes: EngineSizes) {
     const { path, model, tokenizer, caches } = opened, { sequences: rows, block, prefixes } = sizes;
-    const { chatFallback = "plain" } = options;
     this.#port = port;
     this.#opened = opened;
     const emit = (id: number, event: GenerationEvent) => void this.#events.push({ id, event });
@@ -89,6 +95,7 @@ class EngineThread {
       for (const batch of this.#batches.values()) batch[Symbol.dispose]();
       throw error;
     }
+    const chat = new Chat(tokenizer, !tokenizer.hasChatTemplate, options.toolForm);
     this.config = {
       caches: caches.map((cache): CacheConfig => ({
         ...effectiveConfig(path, model, cache),
@@ -96,11 +103,14 @@ class EngineThread {
         cacheTokens: cache.pageCount * PAGE_TOKENS,
         bf16BytesPerToken: bf16Bytes(cache.shape, PAGE_TOKENS) / PAGE_TOKENS,
       })),
-      chatTemplate: tokenizer.hasChatTemplate ? "model" : chatFallback === "plain" ? "plain" : "none",
+      chatTemplate: chatTemplateOf(tokenizer, options.chatFallback),
+      tools: { prompt: chat.toolPrompt, form: chat.form.name },
       fingerprint: modelFingerprint(path),
       vocabularySize: model.config.vocabularySize,
+      trainedContext: model.config.contextLength,
+      hiddenSize: model.config.hiddenSize,
     };
-    this.#validation = new Validation(tokenizer, model.config, this.config.chatTemplate);
+    this.#validation = new Validation(tokenizer, model.config, chat);
   }
 
   static async load(options: EngineOptions, port: Port): Promise<EngineThread> {
@@ -116,9 +126,19 @@ class EngineThread {
   }
 
   receive(message: ToThread): void {
+    if (this.#closed) return;
+    try {
+      this.#obey(message);
+    } catch (error) {
+      return this.#fail(error);
+    }
+    if (!this.#running) void this.#run();
+  }
+
+  #obey(message: ToThread): void {
     switch (message.type) {
       case "generate":
-        this.#submit(message.id, message.cache, message.request);
+        this.#submit(message);
         break;
       case "cancel":
         for (const batch of this.#batches.values()) batch.cancel(message.id);
@@ -128,16 +148,14 @@ class EngineThread {
         break;
       case "close":
         this.#closing = true;
-        break;
     }
-    if (!this.#running) void this.#run();
   }
 
-  #submit(id: number, name: string, request: GenerationRequest): void {
+  #submit({ id, cache, request, ids, owner }: Extract<ToThread, { type: "generate" }>): void {
     try {
-      const batch = this.#batches.get(name);
-      if (!batch) throw new EngineError("invalid_request", `there is no cache "${name}"`, "model");
-      batch.submit(id, this.#validation.check(request, batch.context));
+      const batch = this.#batches.get(cache);
+      if (!batch) throw new EngineError("invalid_request", `there is no cache "${cache}"`, "model");
+      batch.submit(id, { ...this.#validation.check(request, ids, batch.context), ...owner });
     } catch (error) {
       this.#events.push({ id, event: { type: "error", error: EngineError.from(error).data } });
     }
@@ -149,10 +167,20 @@ class EngineThread {
     try {
       while (!this.#closing && this.#turn()) await this.#port.turn();
     } catch (error) {
-      this.#port.post({ type: "failed", message: `the device failed: ${EngineError.from(error).message}` });
+      this.#fail(error);
     }
     this.#running = false;
-    if (this.#closing) this.#close();
+    if (this.#closing && !this.#closed) this.#close();
+  }
+
+  /** Gives back what can be given back, and is of no use from here on. */
+  #fail(error: unknown): void {
+    this.#closed = true;
+    try {
+      this.#free();
+    } catch { // of a device that failed
+    }
+    this.#port.post({ type: "failed", message: `the device failed: ${EngineError.from(error).message}` });
   }
 
   /** A step of every batch, and what it brought. False where nothing is left to do. */
@@ -169,12 +197,17 @@ class EngineThread {
   }
 
   #close(): void {
+    this.#closed = true;
     try {
-      for (const batch of this.#batches.values()) batch[Symbol.dispose]();
-      this.#opened[Symbol.dispose]();
+      this.#free();
     } finally {
       this.#port.post({ type: "closed" });
     }
+  }
+
+  #free(): void {
+    for (const batch of this.#batches.values()) batch[Symbol.dispose]();
+    this.#opened[Symbol.dispose]();
   }
 
   stats(): EngineStats {

@@ -1,50 +1,58 @@
 /**
- * A request as it came, checked: prompt to tokens, limits, settings. What the request is at fault for is an EngineError here.
+ * A request whose prompt is tokens, checked: limits, settings, form. What the request is at fault for is an EngineError here.
  *
  * @module
  */
 
-import type { Grammar } from "../grammar/grammar.ts";
-import { jsonGrammar, SchemaError } from "../grammar/json_schema.ts";
-import { plainMessages } from "../tokenizer/messages.ts";
+import type { Chat } from "../chat/chat.ts";
+import { grammarOf, jsonGrammar, SchemaError } from "../grammar/json_schema.ts";
+import { tokenTree } from "../grammar/tokens.ts";
 import { StopError, StopMatcher } from "../tokenizer/stop.ts";
-import type { ChatMessage, Tokenizer } from "../tokenizer/tokenizer.ts";
+import type { Tokenizer } from "../tokenizer/tokenizer.ts";
 import type { ModelConfig } from "../weights/config.ts";
 import type { BatchRequest } from "./batch.ts";
 import { endsOf } from "./output.ts";
-import { type EngineConfig, EngineError, type GenerationRequest } from "./request.ts";
+import { EngineError, type GenerationRequest } from "./request.ts";
 import { TOP_LOGPROBS } from "./runner.ts";
 import { biasOf, type SamplingOptions, SettingError, settingsOf } from "./sampler.ts";
-
-/** Whether a prompt is token ids. */
-export function isTokens(prompt: GenerationRequest["prompt"]): prompt is readonly number[] {
-  return typeof prompt !== "string" && (prompt.length === 0 || typeof prompt[0] === "number");
-}
 
 /** The first id outside the vocabulary, or undefined. */
 export function foreignToken(ids: readonly number[], vocabulary: number): number | undefined {
   return ids.find((id) => !Number.isInteger(id) || id < 0 || id >= vocabulary);
 }
 
+/** Tokens at the end of a prompt that tell whether the answer begins inside of reasoning. */
+const PROMPT_END = 16;
+
+/** Characters of a stop string at most. */
+const STOP = 1024;
+
 /** Checks the requests of one model. */
 export class Validation {
   readonly #tokenizer: Tokenizer;
   readonly #model: ModelConfig;
-  readonly #chatTemplate: EngineConfig["chatTemplate"];
-  /** Bytes of the longest token. */
-  #longest: number | undefined;
+  readonly #chat: Chat;
 
   /** Takes what requests are checked against. */
-  constructor(tokenizer: Tokenizer, model: ModelConfig, chatTemplate: EngineConfig["chatTemplate"]) {
+  constructor(tokenizer: Tokenizer, model: ModelConfig, chat: Chat) {
     this.#tokenizer = tokenizer;
     this.#model = model;
-    this.#chatTemplate = chatTemplate;
+    this.#chat = chat;
+    // Made now, and not while others wait for their next token.
+    tokenTree(tokenizer.vocabulary);
   }
 
-  /** A request ready for a batch over a cache of `context` tokens. Throws EngineError: invalid_request, context_length. */
-  check(request: GenerationRequest, context: number): BatchRequest {
-    const ids = this.#encode(request.prompt, context), { sampling = {}, stop = [], logprobs } = request;
+  /**
+   * A request ready for a batch over a cache of `context` tokens; `ids` are its prompt's. Throws EngineError: invalid_request,
+   * context_length.
+   */
+  check(request: GenerationRequest, ids: readonly number[], context: number): BatchRequest {
+    const { sampling = {}, stop = [], logprobs } = request;
     if (ids.length === 0) throw invalid("the prompt has no tokens", "prompt");
+    const { vocabularySize } = this.#model, foreign = foreignToken(ids, vocabularySize);
+    if (foreign !== undefined) {
+      throw invalid(`token ${foreign} is outside the vocabulary of ${vocabularySize}`, "prompt");
+    }
     // The last generated token needs no room: nothing follows it.
     const room = context - ids.length + 1, maxTokens = Math.min(request.maxTokens ?? room, room);
     if (room < 1 || (request.maxTokens ?? 1) > room) {
@@ -60,11 +68,40 @@ export class Validation {
       throw invalid(`${logprobs} log-probabilities were asked for; 0 to ${TOP_LOGPROBS} are possible`, "top_logprobs");
     }
     this.#settings(sampling, stop);
-    const grammar = request.json === undefined ? undefined : this.#grammar(request.json);
-    return { ids, maxTokens, sampling, stop, logprobs, grammar, n: request.n ?? 1 };
+    const rest = this.#rest(request, maxTokens);
+    return { ids, maxTokens, sampling, stop, logprobs, n: request.n ?? 1, ...rest, ...this.#form(request, ids) };
+  }
+
+  /** What is asked of the prompt, and what else decides the end. */
+  #rest(request: GenerationRequest, maxTokens: number): Omit<Partial<BatchRequest>, "ids" | "n" | "maxTokens"> {
+    const { echo, promptLogprobs, embedding, stopIds = [], ignoreEnds = false, minTokens = 0, json, chat } = request;
+    const { vocabularySize } = this.#model, foreign = foreignToken(stopIds, vocabularySize);
+    if (foreign !== undefined) {
+      throw invalid(`stop token ${foreign} is outside the vocabulary of ${vocabularySize}`, "stop_token_ids");
+    }
+    if (promptLogprobs !== undefined && !(promptLogprobs >= 0 && promptLogprobs <= TOP_LOGPROBS)) {
+      throw invalid(
+        `${promptLogprobs} log-probabilities of the prompt were asked for; 0 to ${TOP_LOGPROBS} are possible`,
+        "prompt_logprobs",
+      );
+    }
+    if (minTokens > maxTokens) {
+      throw invalid(`min_tokens is ${minTokens}, more than the ${maxTokens} that there can be`, "min_tokens");
+    }
+    if ((json !== undefined || chat?.tools?.length) && (ignoreEnds || minTokens > 0)) {
+      const name = ignoreEnds ? "ignore_eos" : "min_tokens";
+      throw invalid(`${name} does not go with tools or a form of the answer, which decide where it ends`, name);
+    }
+    const alone = promptLogprobs !== undefined || embedding !== undefined;
+    return { echo, promptLogprobs, embedding, stopIds, ignoreEnds, minTokens, alone };
   }
 
   #settings(sampling: SamplingOptions, stop: readonly string[]): void {
+    // Each is compared with the end of the text at every token.
+    const long = stop.findIndex((text) => text.length > STOP);
+    if (long >= 0) {
+      throw invalid(`stop string ${long} has ${stop[long].length} characters; ${STOP} are possible`, "stop");
+    }
     try {
       settingsOf(sampling);
       biasOf(sampling, this.#model.vocabularySize);
@@ -74,62 +111,27 @@ export class Validation {
     }
   }
 
-  #grammar(json: NonNullable<GenerationRequest["json"]>): Grammar {
+  /** What an answer is held to, and how it is read. */
+  #form(request: GenerationRequest, ids: readonly number[]): Pick<BatchRequest, "grammar" | "reader" | "visible"> {
+    const { json: schema, chat: options } = request, { vocabulary } = this.#tokenizer;
+    const sizes = { size: this.#model.vocabularySize, ends: [...endsOf(this.#tokenizer, this.#model)] };
     try {
-      return jsonGrammar(json, this.#tokenizer.vocabulary, {
-        size: this.#model.vocabularySize,
-        ends: [...endsOf(this.#tokenizer, this.#model)],
-      });
+      if (!options) {
+        return { grammar: schema === undefined ? undefined : jsonGrammar(schema, vocabulary, sizes) };
+      }
+      const chat = this.#chat, end = this.#tokenizer.decode(ids.slice(-PROMPT_END), { skipSpecialTokens: false });
+      const thinks = chat.thinks(end), reads = chat.reader(options, thinks) !== undefined;
+      const { tools, toolChoice, parallelToolCalls } = options;
+      const key = JSON.stringify([chat.form.name, tools, toolChoice, parallelToolCalls, thinks, schema]);
+      const rule = () => chat.rule(options, thinks, schema);
+      return {
+        grammar: chat.constrains(options, schema) ? grammarOf(key, rule, vocabulary, sizes) : undefined,
+        ...(reads ? { reader: () => chat.reader(options, thinks), visible: chat.visible } : {}),
+      };
     } catch (error) {
-      throw error instanceof SchemaError ? invalid(error.message, "response_format") : error;
+      const param = request.json === undefined ? "tools" : "response_format";
+      throw error instanceof SchemaError ? invalid(error.message, param) : error;
     }
-  }
-
-  #encode(prompt: GenerationRequest["prompt"], context: number): number[] {
-    const tokenizer = this.#tokenizer;
-    if (typeof prompt === "string") return tokenizer.encode(this.#fits(prompt, context));
-    if (isTokens(prompt)) {
-      const { vocabularySize } = this.#model, foreign = foreignToken(prompt, vocabularySize);
-      if (foreign === undefined) return [...prompt];
-      throw invalid(`token ${foreign} is outside the vocabulary of ${vocabularySize}`, "prompt");
-    }
-    if (this.#chatTemplate === "plain") {
-      return tokenizer.encode(this.#fits(this.#chat(prompt), context), { parseSpecialTokens: false });
-    }
-    return tokenizer.encode(this.#fits(this.#chat(prompt), context), { addSpecialTokens: false });
-  }
-
-  /** A chat as text: by the model's template, or the messages' texts alone. */
-  #chat(messages: readonly ChatMessage[]): string {
-    if (this.#chatTemplate === "none") {
-      throw invalid(
-        "the model has no chat template: use /v1/completions, or start the server with the plain chat fallback",
-        "messages",
-      );
-    }
-    try {
-      if (this.#chatTemplate === "model") return this.#tokenizer.applyChatTemplate(messages);
-      const texts = plainMessages(messages).map(({ content }) =>
-        typeof content === "string" ? content : JSON.stringify(content)
-      );
-      return texts.filter(Boolean).join("\n\n");
-    } catch (error) { // whatever a template throws, it is of these messages
-      throw invalid((error as Error).message, "messages");
-    }
-  }
-
-  /** Throws for a text that cannot fit whatever its tokens, before time of everyone's goes into finding them. */
-  #fits(text: string, context: number): string {
-    this.#longest ??= Array.from({ length: this.#tokenizer.vocabularySize }, (_, id) => this.#tokenizer.tokenBytes(id))
-      .reduce((most, { length }) => Math.max(most, length), 1);
-    const least = Math.ceil(text.length / this.#longest);
-    if (least <= context) return text;
-    throw new EngineError(
-      "context_length",
-      `This model's maximum context length is ${context} tokens. However, the prompt has at least ${least}. ` +
-        "Please reduce its length.",
-      "prompt",
-    );
   }
 }
 

@@ -5,12 +5,15 @@
  */
 
 import { createHash, randomUUID } from "node:crypto";
-import { EngineError, type GenerationEvent } from "../engine/request.ts";
+import { EngineError, type GenerationEvent, type Owner } from "../engine/request.ts";
 import { Answer, type ChoiceEvent, type Dialect, type Identity, type Job, streamed, whole } from "./dialect/dialect.ts";
-import { apiError } from "./error.ts";
+import { ApiError, apiError, noteError } from "./error.ts";
 import type { ServedModel } from "./models.ts";
 import { eventStream } from "./sse.ts";
 import type { LogEntry, ServerState } from "./state.ts";
+
+/** Bytes of an answer that is kept until it is whole. */
+const WHOLE = 64 << 20;
 
 /** What a call is about. */
 export interface CallOptions {
@@ -20,6 +23,8 @@ export interface CallOptions {
   job: Job;
   /** Which model answers. */
   model: ServedModel;
+  /** Whose it is. */
+  owner: Owner;
   /** Aborted when the client leaves. */
   signal: AbortSignal;
   /** Its line of the log. */
@@ -35,7 +40,9 @@ export class Call {
   readonly #answer: Answer;
   readonly #abort = new AbortController();
   readonly #leave = (): void => this.#abort.abort(new EngineError("cancelled", "the client left"));
-  readonly #timer: ReturnType<typeof setTimeout>;
+  readonly #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Characters and tokens' texts of the answer so far, where it is kept until it is whole. */
+  #kept = 0;
   /** When the first text came, and the last one of each choice. */
   #firstText: number | undefined;
   readonly #lastText = new Map<number, number>();
@@ -47,11 +54,13 @@ export class Call {
     this.#options = options;
     this.#answer = new Answer(identityOf(state, options), options.job);
     const { signal } = options, { timeout } = state;
-    this.#timer = setTimeout(() => {
-      this.#abort.abort(
-        new EngineError("timeout", `the request took longer than the ${timeout} s that this server allows`),
-      );
-    }, timeout * 1000);
+    if (timeout > 0) {
+      this.#timer = setTimeout(() => {
+        this.#abort.abort(
+          new EngineError("timeout", `the request took longer than the ${timeout} s that this server allows`),
+        );
+      }, timeout * 1000);
+    }
     if (signal.aborted) this.#leave();
     signal.addEventListener("abort", this.#leave);
     state.active++;
@@ -78,7 +87,14 @@ export class Call {
 
   /** Asks the engine, and waits until it took all prompts or refused one. */
   async #accepted(): Promise<AsyncGenerator<GenerationEvent>[]> {
-    const { job, model } = this.#options, options = { cache: model.cache.kv, signal: this.#abort.signal };
+    const { job, model, owner } = this.#options,
+      { sequences, queue } = model.cache,
+      places = job.requests.length * job.n;
+    if (places > sequences + queue) {
+      const message = `${places} answers are asked for; this server takes ${sequences + queue} at once`;
+      throw new EngineError("invalid_request", message, job.requests.length > 1 ? "prompt" : "n");
+    }
+    const options = { cache: model.cache.kv, signal: this.#abort.signal, ...owner };
     const sources = job.requests.map((request) => this.#state.engine.generate(request, options));
     for (const [prompt, result] of (await Promise.allSettled(sources.map((source) => source.next()))).entries()) {
       if (result.status === "rejected") {
@@ -92,21 +108,38 @@ export class Call {
     return sources;
   }
 
-  /** Notes when texts come. */
+  /** Notes when texts come, and hides what clients are not told of an error. */
   async *#timed(events: AsyncGenerator<ChoiceEvent>): AsyncGenerator<ChoiceEvent> {
-    const labels = { model_name: this.#options.model.name };
-    for await (const item of events) {
-      const { index, event } = item;
-      if (event.type === "text" && event.text) {
-        const now = performance.now(), before = this.#lastText.get(index);
-        this.#firstText ??= now;
-        for (let i = 0; before !== undefined && i < event.count; i++) {
-          this.#state.metrics.betweenTokens.observe(labels, (now - before) / 1000 / event.count);
-        }
-        this.#lastText.set(index, now);
+    try {
+      for await (const item of events) {
+        this.#note(item);
+        yield item;
       }
-      yield item;
+    } catch (error) {
+      const { entry } = this.#options;
+      if (!(error instanceof EngineError && error.code === "cancelled")) noteError(entry, error);
+      throw error instanceof EngineError && error.code !== "internal" ? error : apiError(error, entry.id as string);
     }
+  }
+
+  #note({ index, event }: ChoiceEvent): void {
+    const labels = { model_name: this.#options.model.name }, { job } = this.#options;
+    if (!job.stream && (event.type === "text" || event.type === "prompt")) {
+      this.#kept += 2 * event.text.length + [...event.tokens].reduce((sum, { top }) => sum + 160 * (1 + top.length), 0);
+      if (this.#kept > WHOLE) {
+        const message = `the answer has more than the ${
+          WHOLE >> 20
+        } MiB that are sent whole; ask for a stream, or for less`;
+        throw new ApiError(400, "invalid_request_error", "answer_too_large", message);
+      }
+    }
+    if (event.type !== "text" || !event.text) return;
+    const now = performance.now(), before = this.#lastText.get(index);
+    this.#firstText ??= now;
+    for (let i = 0; before !== undefined && i < event.count; i++) {
+      this.#state.metrics.betweenTokens.observe(labels, (now - before) / 1000 / event.count);
+    }
+    this.#lastText.set(index, now);
   }
 
   /** Ends it, once: counts it and writes down what it did. */
@@ -138,7 +171,6 @@ export class Call {
     });
     // Where the response has not begun, its line is written when it does.
     if (!job.stream || entry.status === undefined) return;
-    if (error !== undefined && !left) entry.error = apiError(error).code ?? apiError(error).type;
     entry.ms = Math.round(now - started);
     log(entry);
   }

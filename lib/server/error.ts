@@ -5,6 +5,7 @@
  */
 
 import { EngineError } from "../engine/request.ts";
+import type { LogEntry } from "./log.ts";
 
 /** An error that a client is told. */
 export class ApiError extends Error {
@@ -53,14 +54,17 @@ export function invalid(message: string, param: string | null = null, code: stri
   return new ApiError(400, "invalid_request_error", code, message, { param });
 }
 
-/** Any error as a client is told it. Texts of unexpected errors stay in the log. */
-export function apiError(error: unknown): ApiError {
+/** Any error as a client is told it. Texts of unexpected errors stay in the log, where `id` finds them. */
+export function apiError(error: unknown, id?: string): ApiError {
   if (error instanceof ApiError) return error;
-  if (!(error instanceof EngineError)) {
-    return new ApiError(500, "server_error", null, "the server failed to answer this request; its log says why");
+  const once = { "x-should-retry": "false" };
+  if (!(error instanceof EngineError) || error.code === "internal") {
+    const which = id === undefined ? "" : ` (request ${id})`;
+    const message = `the server failed to answer this request; its log says why${which}`;
+    return new ApiError(500, "server_error", null, message, { headers: once });
   }
-  const { message, param } = error, once = { "x-should-retry": "false" };
-  switch (error.code) {
+  const { message, param, code } = error;
+  switch (code) {
     case "invalid_request":
       return invalid(message, param);
     case "context_length":
@@ -73,7 +77,17 @@ export function apiError(error: unknown): ApiError {
       return new ApiError(504, "server_error", "request_timeout", message, { headers: once });
     case "cancelled":
       return new ApiError(499, "server_error", "cancelled", message);
-    default:
-      return new ApiError(500, "server_error", null, message, { headers: once });
   }
+}
+
+/** Characters of what the log says of an unexpected error at most. */
+const DETAIL = 2000;
+
+/** Writes an error down in a request's line: what clients are told, and what they are not. */
+export function noteError(entry: LogEntry, error: unknown): void {
+  const told = apiError(error);
+  entry.error = told.code ?? told.type;
+  if (told.status !== 500) return;
+  // What is known by now came first, and is the cause.
+  entry.detail ??= (error instanceof Error ? error.stack ?? error.message : String(error)).slice(0, DETAIL);
 }

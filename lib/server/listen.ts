@@ -8,8 +8,11 @@ import { createServer, type IncomingMessage, type ServerResponse } from "node:ht
 import type { AddressInfo } from "node:net";
 import { invalid } from "./error.ts";
 
-/** Answers requests. */
-export type Handler = (request: Request) => Promise<Response>;
+/** Seconds that a client may leave what was sent unread. */
+const PATIENCE = 120;
+
+/** Answers requests; `connection` names the one that a request came on. */
+export type Handler = (request: Request, connection: string) => Promise<Response>;
 
 /** An open socket. */
 export interface Listener {
@@ -21,18 +24,9 @@ export interface Listener {
 
 /** Listens at an address; port 0 takes a free one. Rejects where it is taken. */
 export async function listen(hostname: string, port: number, handler: Handler): Promise<Listener> {
-  const { Bun } = globalThis as unknown as {
-    Bun?: { serve(options: Record<string, unknown>): { port: number; stop(force: boolean): Promise<void> | void } };
-  };
-  if (Bun) {
-    // Long prompts leave a connection quiet for longer than Bun's 10 s; 255 s is the most there is. Without `development`
-    // Bun lets two servers share a port unless told not to.
-    const options = { development: false, reusePort: false, idleTimeout: 255 };
-    const server = Bun.serve({ hostname, port, fetch: handler, ...options });
-    return { port: server.port, stop: async () => await server.stop(true) };
-  }
-  // Not Deno.serve: there a request whose body did not come at once never learns that its client left before the answer
-  // began (Deno 2.9.6), so its work would go on.
+  // Neither Bun.serve nor Deno.serve. Bun.serve 1.4.5 answers none of the requests that come on a connection before the first of
+  // them is answered; with Deno.serve 2.9.6 a request whose body did not come at once never learns that its client left
+  // before the answer began, so its work would go on.
   const server = createServer((incoming, outgoing) => void answer(incoming, outgoing, handler));
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -57,12 +51,13 @@ async function answer(incoming: IncomingMessage, outgoing: ServerResponse, handl
     void body?.cancel().catch(() => {});
   });
   try {
-    const response = await handler(requestOf(incoming, abort.signal));
+    const { remoteAddress, remotePort } = incoming.socket;
+    const response = await handler(requestOf(incoming, abort.signal), `${remoteAddress} ${remotePort}`);
     outgoing.writeHead(response.status, Object.fromEntries(response.headers));
     body = response.body?.getReader();
     for (let part = await body?.read(); part && !part.done; part = await body?.read()) {
       if (outgoing.destroyed) break;
-      if (!outgoing.write(part.value)) await Promise.race([event(outgoing, "drain"), event(outgoing, "close")]);
+      if (!outgoing.write(part.value)) await drained(outgoing);
     }
     outgoing.end();
     // What the handler did not read stands before the connection's next request.
@@ -75,16 +70,30 @@ async function answer(incoming: IncomingMessage, outgoing: ServerResponse, handl
   }
 }
 
-function event(emitter: ServerResponse, name: string): Promise<void> {
-  return new Promise((resolve) => emitter.once(name, () => resolve()));
+/** Waits until a client has read what was written, or is gone; one that reads nothing for too long is sent away. */
+function drained(outgoing: ServerResponse): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(() => outgoing.destroy(), PATIENCE * 1000);
+    const done = (): void => {
+      clearTimeout(timer);
+      outgoing.off("drain", done);
+      outgoing.off("close", done);
+      resolve();
+    };
+    outgoing.on("drain", done);
+    outgoing.on("close", done);
+    if (outgoing.destroyed) done();
+  });
 }
 
 function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request {
   const { method = "GET", url = "/", rawHeaders } = incoming, headers = new Headers();
   for (let i = 0; i < rawHeaders.length; i += 2) headers.append(rawHeaders[i], rawHeaders[i + 1]);
   const body = method === "GET" || method === "HEAD" ? null : bytesOf(incoming);
+  // Not `new URL(url, base)`, for which the path //a/b is b on the host a.
+  const target = url.startsWith("/") ? new URL(`http://localhost${url}`) : new URL(url, "http://localhost");
   return new Request(
-    new URL(url, "http://localhost"),
+    target,
     { method, headers, body, signal, duplex: "half" } as RequestInit,
   );
 }

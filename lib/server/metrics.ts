@@ -1,12 +1,13 @@
 /**
- * What Prometheus reads at /metrics. The names are those of vLLM with another prefix, so that its dashboards serve after a
- * search and replace.
+ * What Prometheus reads at /metrics, and what routers of several servers choose by: who waits, how full the caches are, how
+ * often prompts were found in them. The names are those of vLLM with another prefix, or with its own.
  *
  * @module
  */
 
 import process from "node:process";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
+import { PAGE_TOKENS } from "../ops/ops.ts";
 import type { Engine } from "../engine/engine.ts";
 import type { CacheConfig, CacheStats } from "../engine/request.ts";
 import type { ServedModel } from "./models.ts";
@@ -14,7 +15,8 @@ import type { ServedModel } from "./models.ts";
 /** Milliseconds between two looks at the event loop's delay. */
 const LOOP_INTERVAL = 10;
 
-const PREFIX = "vecinfer:";
+/** Whose names metrics have. */
+export type MetricNames = "vecinfer" | "vllm";
 
 /** A kind of metric whose values are taken over as they are when it is read; the engine's thread counts. */
 type Kind = new (
@@ -27,12 +29,12 @@ type Kind = new (
   },
 ) => unknown;
 
-type Value = (stats: CacheStats, cache: CacheConfig) => number;
+type Value = (stats: CacheStats, cache: CacheConfig, encoding: number) => number;
 
 /** What is read of each cache. */
 const CACHE_METRICS: readonly (readonly [Kind, string, string, Value])[] = [
   [Gauge, "num_requests_running", "Requests being answered.", ({ running }) => running],
-  [Gauge, "num_requests_waiting", "Requests waiting.", ({ waiting }) => waiting],
+  [Gauge, "num_requests_waiting", "Requests waiting.", ({ waiting }, _, encoding) => waiting + encoding],
   [
     Gauge,
     "kv_cache_usage_perc",
@@ -56,6 +58,26 @@ const CACHE_METRICS: readonly (readonly [Kind, string, string, Value])[] = [
   [Counter, "engine_steps_total", "Steps of all running sequences.", ({ totals }) => totals.steps],
 ];
 
+/** Names that vLLM had before, and that are still asked for: by what they are called now. */
+const FORMER_NAMES: Readonly<Record<string, string>> = {
+  kv_cache_usage_perc: "gpu_cache_usage_perc",
+  prefix_cache_queries_total: "gpu_prefix_cache_queries_total",
+  prefix_cache_hits_total: "gpu_prefix_cache_hits_total",
+};
+
+/** What does not change of a cache, as labels: routers know by it which prompts share how many blocks. */
+function cacheLabels(name: string, cache: CacheConfig): Record<string, string> {
+  return {
+    model_name: name,
+    block_size: String(PAGE_TOKENS),
+    num_gpu_blocks: String(cache.cacheTokens / PAGE_TOKENS),
+    cache_dtype: cache.kv,
+    enable_prefix_caching: cache.prefixes > 0 ? "True" : "False",
+    prefix_block_size: String(cache.block),
+    max_model_len: String(cache.context),
+  };
+}
+
 /** Counts, gauges and histograms of a server. */
 export class Metrics implements Disposable {
   readonly #registry = new Registry();
@@ -74,46 +96,33 @@ export class Metrics implements Disposable {
   readonly loopDelay: Histogram;
 
   /** Starts to watch the event loop. `models` says which models there are. */
-  constructor(engine: Engine, models: () => ServedModel[]) {
-    const registers = [this.#registry];
+  constructor(engine: Engine, models: () => ServedModel[], names: MetricNames = "vecinfer") {
+    const registers = [this.#registry], prefix = `${names}:`;
     this.requests = new Counter({
-      name: `${PREFIX}http_requests_total`,
+      name: `${prefix}http_requests_total`,
       help: "Requests by path and status.",
       labelNames: ["path", "status"],
       registers,
     });
     this.finished = new Counter({
-      name: `${PREFIX}request_success_total`,
+      name: `${prefix}request_success_total`,
       help: "Choices by why they ended.",
       labelNames: ["model_name", "finished_reason"],
       registers,
     });
     const seconds = (from: number, count: number) => Array.from({ length: count }, (_, i) => from * 2 ** i);
     const histogram = (name: string, help: string, buckets: number[]) =>
-      new Histogram({ name: PREFIX + name, help, labelNames: ["model_name"] as const, buckets, registers });
+      new Histogram({ name: prefix + name, help, labelNames: ["model_name"] as const, buckets, registers });
     this.firstToken = histogram("time_to_first_token_seconds", "Time to first token.", seconds(0.005, 15));
     this.betweenTokens = histogram("inter_token_latency_seconds", "Time between tokens.", seconds(0.001, 14));
     this.request = histogram("e2e_request_latency_seconds", "Time of a whole request.", seconds(0.02, 15));
     this.loopDelay = new Histogram({
-      name: `${PREFIX}event_loop_delay_seconds`,
+      name: `${prefix}event_loop_delay_seconds`,
       help: "By how much the event loop is late.",
       buckets: seconds(0.001, 12),
       registers,
     });
-    for (const [Kind, name, help, value] of CACHE_METRICS) {
-      new Kind({
-        name: PREFIX + name,
-        help,
-        labelNames: ["model_name"],
-        registers,
-        collect(): void {
-          if (engine.state !== "ready") return;
-          const { caches } = engine.stats;
-          this.reset();
-          for (const { name, cache } of models()) this.inc({ model_name: name }, value(caches[cache.kv], cache));
-        },
-      });
-    }
+    this.#watchCaches(engine, models, names);
     new Gauge({
       name: "process_resident_memory_bytes",
       help: "Memory of the process.",
@@ -123,6 +132,40 @@ export class Metrics implements Disposable {
       },
     });
     this.#timer = this.#watchLoop();
+  }
+
+  #watchCaches(engine: Engine, models: () => ServedModel[], names: MetricNames): void {
+    const registers = [this.#registry], prefix = `${names}:`;
+    for (const [Kind, name, help, value] of CACHE_METRICS) {
+      const former = names === "vllm" ? FORMER_NAMES[name] : undefined;
+      for (const each of former === undefined ? [name] : [name, former]) {
+        new Kind({
+          name: prefix + each,
+          help,
+          labelNames: ["model_name"],
+          registers,
+          collect(): void {
+            if (!engine.loaded) return;
+            const { caches } = engine.stats;
+            this.reset();
+            for (const [i, { name, cache }] of models().entries()) {
+              // A prompt is not of a cache before it is tokens.
+              this.inc({ model_name: name }, value(caches[cache.kv], cache, i === 0 ? engine.encoding : 0));
+            }
+          },
+        });
+      }
+    }
+    new Gauge({
+      name: `${prefix}cache_config_info`,
+      help: "What does not change of a cache: block_size is in tokens, num_gpu_blocks the blocks in all.",
+      labelNames: Object.keys(cacheLabels("", {} as CacheConfig)),
+      registers,
+      collect(): void {
+        if (!engine.loaded) return;
+        for (const { name, cache } of models()) this.set(cacheLabels(name, cache), 1);
+      },
+    });
   }
 
   #watchLoop(): ReturnType<typeof setInterval> {

@@ -12,9 +12,12 @@
  * @module
  */
 
-export { type App, type AppOptions, createApp } from "./app.ts";
-export type { LogEntry } from "./state.ts";
+export { type App, type AppOptions, createApp, LONGEST_TIMEOUT } from "./app.ts";
+export { LineLog, type LogEntry, standardOutput, type Writer } from "./log.ts";
+export type { MetricNames } from "./metrics.ts";
 export { serve, type ServeOptions, type Server } from "./serve.ts";
+export type { ChatOptions } from "../chat/chat.ts";
+export type { CallDelta, Tool, ToolChoice } from "../chat/tool.ts";
 export { Engine, type EngineGenerateOptions, type EngineOptions, type EngineState } from "../engine/engine.ts";
 export {
   type CacheConfig,
@@ -27,6 +30,11 @@ export {
   type GeneratedToken,
   type GenerationEvent,
   type GenerationRequest,
+  type Owner,
+  type Pooling,
+  type PromptToken,
+  type Timings,
   type TokenLogprob,
 } from "../engine/request.ts";
+export type { ChatText, TextAnswer, TextQuestion, TokenizedText } from "../engine/text_question.ts";
 export { ENGINE_DEFAULTS, type EngineSizes } from "../engine/load.ts";

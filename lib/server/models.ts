@@ -26,8 +26,12 @@ export function servedModels(engine: Engine, name?: string): ServedModel[] {
   return caches.map((cache, i) => ({ name: i === 0 ? base : `${base}:${cache.kv}`, cache }));
 }
 
-/** The model of a name; the first one also answers to "base:kv". Throws ApiError (404) where there is none. */
-export function findModel(models: readonly ServedModel[], name: string): ServedModel {
+/**
+ * The model of a name; the first one also answers to "base:kv", and where no name is given. Throws ApiError (404) where there
+ * is none.
+ */
+export function findModel(models: readonly ServedModel[], name: string | null | undefined): ServedModel {
+  if (!name) return models[0];
   const found = models.find((model) => model.name === name || `${models[0].name}:${model.cache.kv}` === name);
   if (found) return found;
   throw new ApiError(

@@ -6,12 +6,11 @@
 
 import { createRoute, type OpenAPIHono, type RouteConfig, z } from "@hono/zod-openapi";
 import type { Context } from "hono";
+import type { Env } from "./env.ts";
 import { wantsKey } from "./keys.ts";
 import { errorBody } from "./schema.ts";
-import type { LogEntry } from "./state.ts";
 
-/** What a request carries through the middleware. */
-export type Env = { Variables: { entry: LogEntry } };
+export type { Env } from "./env.ts";
 
 /** A route of the server. */
 export interface Route {
@@ -64,6 +63,7 @@ const ERRORS = {
   401: "No key, or a wrong one",
   404: "No such model",
   413: "The body is too large",
+  415: "The body does not say that it is JSON",
   429: "Too many requests; see retry-after",
   500: "The server failed",
   501: "Not offered",

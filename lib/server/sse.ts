@@ -27,34 +27,51 @@ export function eventStream(
   done: (error?: unknown) => void,
 ): Response {
   const encoder = new TextEncoder();
-  let ping: ReturnType<typeof setInterval> | undefined, quiet = true, left = false;
+  let ping: ReturnType<typeof setInterval> | undefined, quiet = true, open = true, left = false;
+  const end = (error?: unknown): void => {
+    if (!open) return;
+    open = false;
+    clearInterval(ping);
+    done(error);
+  };
+  // An event is taken when the client has read the one before it: what waits till then is the engine's to bound.
   const body = new ReadableStream<Uint8Array>({
     start(controller): void {
       ping = setInterval(() => {
-        if (quiet && !left) controller.enqueue(encoder.encode(": ping\n\n"));
+        if (quiet && open && !left && controller.desiredSize !== null && controller.desiredSize >= 0) {
+          controller.enqueue(encoder.encode(": ping\n\n"));
+        }
         quiet = true;
       }, PING_INTERVAL);
-      void (async () => {
-        try {
-          for await (const event of events) {
-            if (left) continue;
-            quiet = false;
-            controller.enqueue(encoder.encode(frame(event)));
-          }
-          done();
-        } catch (error) {
-          done(error);
-        } finally {
-          clearInterval(ping);
-          if (!left) controller.close();
-        }
-      })();
     },
-    cancel(): void {
+    async pull(controller): Promise<void> {
+      try {
+        const event = await events.next();
+        if (left) return;
+        if (event.done) {
+          end();
+          controller.close();
+        } else {
+          quiet = false;
+          controller.enqueue(encoder.encode(frame(event.value)));
+        }
+      } catch (error) {
+        if (left) return;
+        end(error);
+        controller.close();
+      }
+    },
+    async cancel(): Promise<void> {
       left = true;
       leave();
+      try {
+        while (!(await events.next()).done);
+        end();
+      } catch (error) {
+        end(error);
+      }
     },
-  });
+  }, { highWaterMark: 0 });
   return new Response(body, {
     headers: {
       "content-type": "text/event-stream; charset=utf-8",

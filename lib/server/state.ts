@@ -5,11 +5,11 @@
  */
 
 import type { Engine } from "../engine/engine.ts";
+import type { LogEntry } from "./log.ts";
 import type { Metrics } from "./metrics.ts";
 import type { ServedModel } from "./models.ts";
 
-/** One line of the log. */
-export type LogEntry = Record<string, string | number | boolean | null | undefined>;
+export type { LogEntry } from "./log.ts";
 
 /** A server's state. */
 export interface ServerState {
@@ -23,8 +23,10 @@ export interface ServerState {
   readonly log: (entry: LogEntry) => void;
   /** Bytes of a request's body at most. */
   readonly bodyBytes: number;
-  /** Seconds that a request may take. */
+  /** Seconds that a request may take; 0 is no limit. */
   readonly timeout: number;
+  /** Whether prompts of one key are found again for another one. */
+  readonly sharePrefixes: boolean;
   /** Whether requests for completions are refused from here on. */
   draining: boolean;
   /** Completions that are running or waiting. */

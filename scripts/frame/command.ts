@@ -82,6 +82,8 @@ export async function command<const O extends Record<string, Option>>(
     interruption.abort(new Error("interrupted"));
   };
   process.on("SIGINT", interrupt);
+  // Who reads the output may stop at any time, as `head` does.
+  process.stdout.on("error", gone);
   let code: number;
   try {
     const { help, ...arguments_ } = parse(spec, argv);
@@ -107,8 +109,15 @@ export async function command<const O extends Record<string, Option>>(
   if (code !== 0) process.exit(code);
 }
 
+/** Ends the process where nobody reads its output any more. */
+function gone(error: Error & { code?: string }): void {
+  if (error.code !== "EPIPE") throw error;
+  process.exit(0);
+}
+
 /** Prints an error the way the exit code says and returns that code. */
 function report(name: string, error: unknown, aborted: boolean): number {
+  if ((error as { code?: string }).code === "EPIPE") return 0;
   if (error instanceof UsageError) {
     console.error(`${name}: ${error.message}\nsee: ${name} --help`);
     return 2;

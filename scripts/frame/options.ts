@@ -78,9 +78,14 @@ export function configText(config: EffectiveConfig): string {
     `device       ${config.device}`,
     `library      ${config.library}`,
     `cache        ${config.kv}: keys ${config.keys}, values ${config.values}, sinks ${config.sinks}, window ${config.window}`,
+    ...(config.slidingLayers === 0 ? [] : [
+      `layers       ${config.growingLayers} as the cache says, ${config.slidingLayers} with a sliding window in bf16`,
+    ]),
     `calibration  ${config.calibration}`,
     `context      ${config.context} tokens, ${config.bytesPerToken} bytes a token, ` +
     `${config.effectiveBits.toFixed(2)} effective bits, ${bytesText(config.cacheBytes)} allocated`,
+    ...(config.beyondTraining === undefined ? [] : [`warning      ${config.beyondTraining}`]),
     ...(config.rope === undefined ? [] : [`rotation     ${config.rope}`]),
+    ...(config.attention === undefined ? [] : [`attention    ${config.attention}`]),
   ].join("\n");
 }

@@ -250,7 +250,7 @@ const spoilt: [string, (folder: string) => void, string, string][] = [
     "config.json",
     "MambaForCausalLM",
   ],
-  ["head_dim 80", (f) => edit(join(f, "config.json"), '"head_dim": 64', '"head_dim": 80'), "config.json", "80"],
+  ["head_dim 72", (f) => edit(join(f, "config.json"), '"head_dim": 64', '"head_dim": 72'), "config.json", "72"],
   ["no tokenizer", (f) => rmSync(join(f, "tokenizer.json")), "tokenizer.json", ""],
   [
     "a folder in place of the weights",

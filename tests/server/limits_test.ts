@@ -122,6 +122,7 @@ test("shutting down ends running streams with an event, and takes no more", asyn
   await server.ready;
   const response = await fetch(`${server.url}/v1/chat/completions`, {
     method: "POST",
+    headers: { "content-type": "application/json" },
     body: JSON.stringify({ ...chat, model: "tiny-llama", max_completion_tokens: 2000, stream: true }),
   });
   const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();

@@ -23,7 +23,7 @@ const except = (...allowed: unknown[]) =>
 
 /** Values that are wrong for each field of a chat. */
 const chat: Record<string, readonly unknown[]> = {
-  model: [...except("x"), null, 5],
+  model: [...except("x", ""), 5],
   messages: [
     ...WRONG,
     null,
@@ -38,22 +38,40 @@ const chat: Record<string, readonly unknown[]> = {
     [{ role: "user", content: "a", name: 5 }],
   ],
   temperature: except(1.5),
-  top_p: [...WRONG.filter((value) => value !== 1), 0, 1.01],
-  top_k: except(),
+  top_p: [...WRONG.filter((value) => value !== 1), 1.01],
+  top_k: [...except(-1), -2],
   min_p: except(),
   repetition_penalty: [...except(1.5), 0],
   presence_penalty: [...except(-1, 1.5), 2.1],
   frequency_penalty: [...except(-1, 1.5), -2.1],
   n: [...WRONG, 0, 129, 100],
-  max_tokens: [...WRONG, 0, 5000],
-  max_completion_tokens: [...WRONG, 0, 1e9],
-  seed: except(-1),
-  stop: [...except("x", []), ["a", "b", "c", "d", "e"], [""], [5], [null]],
+  max_tokens: [...except(-1), 0, -2, 5000],
+  max_completion_tokens: [...except(-1), 0, -2, 1e9],
+  seed: except(-1, Number.MAX_SAFE_INTEGER * 4),
+  stop: [...except("x", "", []), Array(65).fill("a"), [5], [null]],
+  stop_token_ids: [...except([]), [-1], [6144], ["a"], Array(65).fill(1)],
+  ignore_eos: except(true, false),
+  min_tokens: [...WRONG, 3, 1e9],
   logprobs: except(true, false),
   top_logprobs: [...WRONG, 0, 21, 5],
-  logit_bias: [...except({}, { a: 1 }), { a: 1 }, { 5: "x" }, { 5: 101 }, { 5: null }, { 6144: 1 }, { 99999999: -1 }, {
-    "-1": 1,
-  }, { 1.5: 1 }],
+  logit_bias: [
+    ...except({}, [], { a: 1 }),
+    [[5]],
+    [[5, true]],
+    [[5, 101]],
+    [["a", 1]],
+    [[6144, 1]],
+    { a: 1 },
+    { 5: "x" },
+    { 5: 101 },
+    { 5: null },
+    { 6144: 1 },
+    { 99999999: -1 },
+    {
+      "-1": 1,
+    },
+    { 1.5: 1 },
+  ],
   stream: except(true, false),
   stream_options: [...WRONG.filter((value) => typeof value !== "object"), { include_usage: "yes" }, {}],
   response_format: [
@@ -65,7 +83,7 @@ const chat: Record<string, readonly unknown[]> = {
       5,
       [],
       { type: "thing" },
-      { pattern: "a" },
+      { pattern: "(?<=b)a" },
       { $ref: "#/nothing" },
       { $ref: "http://example.com" },
       { enum: [] },
@@ -85,15 +103,33 @@ const chat: Record<string, readonly unknown[]> = {
       .map((schema) => ({ type: "json_schema", json_schema: { name: "x", schema } })),
   ],
   user: except("", "x"),
-  tools: [[{ type: "function", function: { name: "f" } }], [5], "x", { a: 1 }, 5],
+  tools: [
+    ...except([]),
+    [5],
+    [{ type: "function" }],
+    [{ type: "web_search" }],
+    ...[{ name: "a b" }, { name: "f", parameters: 5 }, { name: "f", strict: 5 }, {
+      name: "f",
+      strict: true,
+      parameters: { type: "thing" },
+    }].map((f) => [{ type: "function", function: f }]),
+  ],
+  tool_choice: [...WRONG, "required", { type: "function" }, { type: "function", function: { name: "f" } }],
+  parallel_tool_calls: except(true, false),
+  chat_template_kwargs: [5, "x", [1]],
+  add_generation_prompt: except(true, false),
+  continue_final_message: except(false),
 };
 
 const text: Record<string, readonly unknown[]> = {
   ...Object.fromEntries(
     Object.entries(chat).filter(([name]) =>
-      !["messages", "logprobs", "top_logprobs", "response_format", "max_completion_tokens", "tools"].includes(name)
+      !["messages", "logprobs", "top_logprobs", "response_format", "max_completion_tokens"].includes(name) &&
+      !/tool|template|generation_prompt|final_message/.test(name)
     ),
   ),
+  max_tokens: [...except(-1), -2, 5000],
+  prompt_logprobs: [...WRONG, 21],
   prompt: [
     ...WRONG.filter((value) => value !== "x" && value !== ""),
     null,
@@ -200,6 +236,7 @@ test(`${REQUESTS} malformed requests (seed ${seed}) are answered 4xx in OpenAI's
   assert(statuses.get(400)! > 0.9 * REQUESTS, JSON.stringify([...statuses]));
   const response = await fetch(`${server.url}/v1/completions`, {
     method: "POST",
+    headers: { "content-type": "application/json" },
     body: JSON.stringify({ model: "tiny-llama", prompt: "The kernel", max_tokens: 4 }),
   });
   assertEquals((await response.json()).usage.completion_tokens, 4);

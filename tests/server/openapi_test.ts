@@ -24,9 +24,13 @@ test("/openapi.json lists every route, and every route it lists is there", async
     "get /stats",
     "get /v1/models",
     "get /v1/models/{id}",
+    "post /apply-template",
+    "post /detokenize",
+    "post /tokenize",
     "post /v1/chat/completions",
     "post /v1/completions",
     "post /v1/embeddings",
+    "post /v1/messages",
     "post /v1/responses",
   ]);
   for (const name of listed) {
@@ -52,7 +56,11 @@ test("routes that want a key say so, and no others", async () => {
 
 test("answers are what their schemas describe", async () => {
   const post = async (path: string, body: unknown) =>
-    await (await fetch(server.url + path, { method: "POST", body: JSON.stringify(body) })).json();
+    await (await fetch(server.url + path, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify(body),
+    })).json();
   chatAnswer.strict().parse(await post("/v1/chat/completions", { ...chat, logprobs: true }));
   const body = { model: "tiny", prompt: ["The kernel", "To"], max_tokens: 3, logprobs: 1 };
   completionAnswer.strict().parse(await post("/v1/completions", body));

@@ -59,7 +59,7 @@ test("serve: prints what is in effect, logs JSON lines, and SIGTERM lets a runni
     }
     const response = await fetch(`${base}/v1/completions`, {
       method: "POST",
-      headers: { authorization: "Bearer secret" },
+      headers: { authorization: "Bearer secret", "content-type": "application/json" },
       body: JSON.stringify({ model: "tiny", prompt: "The kernel", max_tokens: 150, temperature: 0, stream: true }),
     });
     const reader = response.body!.pipeThrough(new TextDecoderStream()).getReader();

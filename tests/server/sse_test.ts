@@ -44,3 +44,17 @@ test("a client that leaves: the source is told, read to its end, and no more is 
   await done.promise;
   assertEquals(ends, ["left", undefined]);
 });
+
+test("an event is taken once the one before it was read", async () => {
+  let taken = 0;
+  async function* events() {
+    for (; taken < 5; taken++) yield await Promise.resolve({ data: `${taken}` });
+  }
+  const reader = eventStream(events(), () => {}, () => {}).body!.getReader();
+  for (let i = 0; i < 5; i++) {
+    assertEquals(new TextDecoder().decode((await reader.read()).value), `data: ${i}\n\n`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+    assertEquals(taken, i);
+  }
+  assertEquals((await reader.read()).done, true);
+});

@@ -10,24 +10,28 @@ import { readBody } from "../body.ts";
 import { Call } from "../call.ts";
 import { chat } from "../dialect/chat.ts";
 import type { Dialect } from "../dialect/dialect.ts";
+import { messages } from "../dialect/messages.ts";
+import { responses } from "../dialect/responses.ts";
 import { text } from "../dialect/text.ts";
-import { ApiError } from "../error.ts";
+import { ownerOf } from "../keys.ts";
 import { findModel } from "../models.ts";
+import { messagesAnswer, messagesRequest } from "../messages_schema.ts";
+import { responsesAnswer, responsesRequest } from "../responses_schema.ts";
 import { errors, json, type Route } from "../route.ts";
 import { chatAnswer, chatRequest, completionAnswer, completionRequest } from "../schema.ts";
 import type { ServerState } from "../state.ts";
 
-/** All routes for completions, also those of OpenAI's API that are not offered. */
+/** All routes for completions. */
 export function completionRoutes(state: ServerState): Route[] {
   return [
     route(state, "/v1/chat/completions", "Answers a chat", chat, chatRequest, chatAnswer),
     route(state, "/v1/completions", "Continues a text", text, completionRequest, completionAnswer),
-    absent("/v1/embeddings"),
-    absent("/v1/responses"),
+    route(state, "/v1/responses", "Answers items of a conversation", responses, responsesRequest, responsesAnswer),
+    route(state, "/v1/messages", "Answers messages as Anthropic's API does", messages, messagesRequest, messagesAnswer),
   ];
 }
 
-function route<Body extends { model: string }>(
+function route<Body extends { model?: string | null; cache_salt?: string | null }>(
   state: ServerState,
   path: string,
   summary: string,
@@ -44,7 +48,7 @@ function route<Body extends { model: string }>(
     request: { body: { required: true, content: { "application/json": { schema: request } } } },
     responses: {
       200: { ...found, content: { ...found.content, ...events } },
-      ...errors(400, 404, 413, 429, 500, 503, 504),
+      ...errors(400, 404, 413, 415, 429, 500, 503, 504),
     },
     async handler(context) {
       const started = performance.now(), entry = context.get("entry"), { raw } = context.req;
@@ -53,21 +57,8 @@ function route<Body extends { model: string }>(
       const models = state.models();
       const body = await readBody(raw, request, state.bodyBytes), job = dialect.parse(body);
       const model = findModel(models, body.model);
-      return await new Call(state, { dialect, job, model, signal: raw.signal, entry, started }).respond();
-    },
-  };
-}
-
-function absent(path: string): Route {
-  return {
-    method: "post",
-    path,
-    summary: "Not offered by this server",
-    responses: errors(501),
-    handler() {
-      throw new ApiError(501, "invalid_request_error", "not_implemented", `${path} is not offered by this server.`, {
-        headers: { "x-should-retry": "false" },
-      });
+      const owner = ownerOf(context, state.sharePrefixes, body.cache_salt);
+      return await new Call(state, { dialect, job, model, owner, signal: raw.signal, entry, started }).respond();
     },
   };
 }

@@ -112,7 +112,7 @@ test("a chat's job: a developer is the system, what is said is left as it is, li
 test("what a chat does not take is refused by its name", () => {
   for (
     const [fields, param, code] of [
-      [{ tools: [{}] }, "tools", "unsupported_parameter"],
+      [{ functions: [{}] }, "functions", "unsupported_parameter"],
       [{ audio: {} }, "audio", "unsupported_parameter"],
       [{ top_logprobs: 0 }, "top_logprobs", null],
       [{ stream_options: {} }, "stream_options", null],

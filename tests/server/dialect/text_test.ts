@@ -81,8 +81,8 @@ test("what a text completion does not take is refused by its name", () => {
       [{ suffix: "x" }, "suffix", "unsupported_parameter"],
       [{ best_of: 2 }, "best_of", "unsupported_parameter"],
       [{ stream_options: {} }, "stream_options", null],
-      [{ echo: true, logprobs: 0 }, "echo", "unsupported_parameter"],
-      [{ echo: true, prompt: [1] }, "echo", "unsupported_parameter"],
+      [{ prompt_logprobs: 0, stream: true }, "prompt_logprobs", null],
+      [{ grammar: "root ::= x" }, "grammar", "unsupported_parameter"],
     ] as const
   ) {
     const error = assertThrows(() => text.parse({ ...request, ...fields } as CompletionRequest), ApiError);
