@@ -14,7 +14,6 @@ import { FilledLayer, type Shape } from "./shapes.ts";
 const CACHES = [
   ...Object.keys(PRESETS),
   "d4b10+d8b12",
-  "d4b10+d4b6",
   "vq2 + scale",
   "vq2 + scale + head codebooks",
   "vq2 + head codebooks",

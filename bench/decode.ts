@@ -12,6 +12,7 @@ import { readFileSync } from "node:fs";
 import { type Model, openModel } from "../mod.ts";
 import { loadCalibration, syntheticCalibration } from "../lib/calibration/mod.ts";
 import {
+  areAlike,
   type Calibration,
   Decoder,
   describeCalibration,
@@ -102,7 +103,7 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
   caches: { type: "string", help: "presets or formats, with commas; keys+values apart as d4b10+d8b12" },
   batches: { type: "string", help: 'sequences x tokens, with commas; "" for none' },
   "batch-caches": { type: "string", default: "bf16,vq2", help: "the caches of --batches" },
-  prefill: { type: "string", help: 'lengths of prompts, with commas; "" for none' },
+  prefill: { type: "string", help: 'lengths of prompts, with commas; 16x512 for 16 read together; "" for none' },
   "prefill-plan": { type: "string", default: "{}", help: 'parts of the plan of --prefill, as {"rows":4096}' },
   "prefill-cache": { type: "string", default: "vq2", help: "the cache of --prefill" },
   baseline: { type: "string", help: "lines of baselines/hugging_face_decode.py from the same card, to compare with" },
@@ -118,7 +119,13 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
     if (!match) throw new UsageError(`--batches has "${entry}"; sequences x tokens as 8x32768 are needed`);
     return [count("batches", match[1]), count("batches", match[2])];
   });
-  const prompts = chosen("prefill").map((entry) => count("prefill", entry));
+  const prompts = chosen("prefill").map((entry) => {
+    const [, together, tokens] = /^(?:(\d+)x)?(\d+)$/.exec(entry) ?? [];
+    return {
+      together: together === undefined ? 1 : count("prefill", together),
+      tokens: count("prefill", tokens ?? entry),
+    };
+  });
   const prefillCache = checked(() => kvConfig(options["prefill-cache"]!));
   const before = used(bench);
   using model = synthetic === undefined
@@ -150,7 +157,7 @@ await benchmark("decode", "decode steps of a whole model; their floor is one rea
   bench.notes.model = { name: run.name, weightBytes: model.weightBytes, weightBytesRead: floorBytes };
   if (bench.verbose) console.log(`${run.name}: ${(floorBytes / 1e9).toFixed(2)} GB of weights read a step`);
   const plan = planOf(options["prefill-plan"]!);
-  for (const tokens of prompts) await prefill(run, prefillCache, tokens, plan);
+  for (const { together, tokens } of prompts) await prefill(run, prefillCache, together, tokens, plan);
   const figures: DecodeFigure[] = [];
   for (const config of caches) for (const tokens of contexts) figures.push(await decode(run, config, 1, tokens));
   for (const [batch, tokens] of batches) {
@@ -291,28 +298,50 @@ async function decode(run: Run, config: KvConfig, batch: number, tokens: number)
   }
 }
 
-/** A prompt of `tokens` tokens, read layer by layer. */
-async function prefill(run: Run, config: KvConfig, tokens: number, plan: Partial<PrefillPlan>): Promise<void> {
+/** Prompts of `tokens` tokens, read layer by layer: `prompts` of them, as many in a pass as get what they get alone. */
+async function prefill(
+  run: Run,
+  config: KvConfig,
+  prompts: number,
+  tokens: number,
+  plan: Partial<PrefillPlan>,
+): Promise<void> {
   const { bench, model } = run, { device } = bench, calibration = await run.calibration(config), kind = "prefill";
   const planned = Object.entries(plan).map(([part, value]) => `, ${part} ${value}`).join("");
-  const name = `prefill of ${tokens} tokens, ${config.name}${planned}`;
-  const empty: DecodeFigure = { name, kind, cache: config.name, batch: 1, tokens, median: NaN, p25: NaN, p75: NaN };
+  const name = `prefill of ${prompts > 1 ? `${prompts} x ` : ""}${tokens} tokens, ${config.name}${planned}`;
+  const empty: DecodeFigure = {
+    name,
+    kind,
+    cache: config.name,
+    batch: prompts,
+    tokens,
+    median: NaN,
+    p25: NaN,
+    p75: NaN,
+  };
   using owned = new DisposableStack();
   try {
-    const cache = owned.use(new KvCache(device, model.cacheShape, config, calibration, { context: tokens }));
+    const room = { context: tokens, sequences: prompts };
+    const cache = owned.use(new KvCache(device, model.cacheShape, config, calibration, room));
     const logits = owned.use(Tensor.empty(device, "f32", [1, model.config.vocabularySize]));
-    const ids = syntheticPrompt(model.config, tokens);
+    const ids = syntheticPrompt(model.config, tokens), alike = (count: number) => new Array<number>(count).fill(tokens);
+    let most = prompts;
+    while (most > 1 && !areAlike(device, model.config, alike(most))) most--;
     let memory: Memory = { allocated: 0, used: 0 };
     const read = (): number => {
-      using sequence = cache.sequence();
+      using sequences = new DisposableStack();
+      const reads = Array.from({ length: prompts }, () => ({ sequence: sequences.use(cache.sequence()), ids, logits }));
       const onProgress = (done: number): void => {
         if (done === 1) memory = { allocated: device.memory().allocated, used: used(bench) };
       };
       const start = performance.now();
-      model.prefill(logits, sequence, ids, { signal: bench.signal, onProgress, plan });
+      for (let i = 0; i < prompts; i += most) {
+        for (const _ of model.prefillTogether(reads.slice(i, i + most), { signal: bench.signal, onProgress, plan }));
+      }
+      device.synchronize();
       return performance.now() - start;
     };
-    const repeats = tokens <= 8192 ? 5 : tokens <= 65536 ? 2 : 1;
+    const repeats = prompts * tokens <= 8192 ? 5 : tokens <= 65536 ? 2 : 1;
     if (repeats > 1) read();
     const times = Array.from({ length: repeats }, read).sort((a, b) => a - b), median = times[repeats >> 1];
     const figure: DecodeFigure = {
@@ -320,12 +349,12 @@ async function prefill(run: Run, config: KvConfig, tokens: number, plan: Partial
       median,
       p25: times[repeats >> 2],
       p75: times[Math.min(repeats - 1, (3 * repeats) >> 2)],
-      tokensPerSecond: tokens / median * 1000,
+      tokensPerSecond: prompts * tokens / median * 1000,
       memory,
       beside: beside(run, memory, cache),
     };
     bench.add(figure);
-    compare(run, figure, median);
+    if (prompts === 1) compare(run, figure, median);
     describe(run, figure);
   } catch (error) {
     leaveOut(run, empty, error);

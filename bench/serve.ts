@@ -10,15 +10,14 @@
  * @module
  */
 
-import { type ChildProcess, spawn } from "node:child_process";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import os from "node:os";
 import { dirname } from "node:path";
-import process from "node:process";
 import { fileURLToPath } from "node:url";
 import { EMBEDDED_MODEL } from "../mod.ts";
 import { command, UsageError } from "../scripts/frame/command.ts";
 import { commit, runtime, table } from "./frame.ts";
+import { quiet, startServer, type State, state, uniform, wait } from "./server.ts";
 
 /** What one request saw. Times in milliseconds. */
 interface Seen {
@@ -27,17 +26,6 @@ interface Seen {
   tokens: number;
   text: string;
   outcome: "ended" | "left" | `status ${number}` | "error";
-}
-
-/** Uniform numbers in [0, 1) that repeat (xorshift32). */
-function uniform(seed: number): () => number {
-  let state = seed | 1;
-  return () => {
-    state ^= state << 13;
-    state ^= state >>> 17;
-    state ^= state << 5;
-    return (state >>> 0) / 2 ** 32;
-  };
 }
 
 /** Sends a completion and reads its stream; leaves after `leaveAfter` pieces of text. */
@@ -105,42 +93,6 @@ function quantiles(values: number[]): Quantiles {
   return { count: sorted.length, p50: at(0.5), p95: at(0.95), p99: at(0.99), max: at(1) };
 }
 
-/** The server's counts that matter after a load. */
-interface State {
-  rss: number;
-  deviceBytes: number;
-  freePages: number;
-  prefixPages: number;
-  sequences: number;
-  waiting: number;
-  loop: { le: number; count: number }[];
-}
-
-async function state(url: string): Promise<State> {
-  const metrics = await (await fetch(`${url}/metrics`)).text(), stats = await (await fetch(`${url}/stats`)).json();
-  const [model] = stats.models;
-  return {
-    rss: Number(/^process_resident_memory_bytes (\S+)/m.exec(metrics)?.[1]),
-    deviceBytes: stats.deviceBytes,
-    freePages: model.pages.free,
-    prefixPages: model.pages.prefix,
-    sequences: model.sequences,
-    waiting: model.waiting,
-    loop: [...metrics.matchAll(/^vecinfer:event_loop_delay_seconds_bucket\{le="(\S+?)"\} (\d+)/gm)]
-      .map(([, le, count]) => ({ le: le === "+Inf" ? Infinity : Number(le), count: Number(count) })),
-  };
-}
-
-/** The state once nothing runs. */
-async function quiet(url: string): Promise<State> {
-  for (let i = 0; i < 100; i++) {
-    const now = await state(url);
-    if (now.sequences + now.waiting === 0) return now;
-    await wait(100);
-  }
-  return await state(url);
-}
-
 /** Upper bounds of the buckets that hold the quantiles of what was counted between two states, in milliseconds. */
 function loopDelay(before: State, after: State): { p50: number; p99: number } {
   const counts = after.loop.map(({ le, count }, i) => ({ le, count: count - before.loop[i].count }));
@@ -148,27 +100,6 @@ function loopDelay(before: State, after: State): { p50: number; p99: number } {
   const at = (share: number) => 1000 * (counts.find(({ count }) => count >= share * total)?.le ?? NaN);
   return { p50: at(0.5), p99: at(0.99) };
 }
-
-/** Starts a server and waits for it. */
-async function start(args: string[], signal: AbortSignal): Promise<{ url: string; child: ChildProcess }> {
-  const script = fileURLToPath(new URL("../scripts/serve.ts", import.meta.url));
-  const allow = "Deno" in globalThis ? ["run", "--allow-all", "--no-check"] : ["run"];
-  const child = spawn(process.execPath, [...allow, script, "--quiet", "--port", "0", ...args], {
-    stdio: ["ignore", "ignore", "pipe"],
-  });
-  let text = "";
-  return await new Promise((resolve, reject) => {
-    child.stderr!.setEncoding("utf8").on("data", (part: string) => {
-      text += part;
-      const match = /serving +(http\S+)\/v1/.exec(text);
-      if (match) resolve({ url: match[1], child });
-    });
-    child.on("close", () => reject(new Error(`the server ended: ${text}`)));
-    signal.addEventListener("abort", () => child.kill());
-  });
-}
-
-const wait = (ms: number) => new Promise<void>((resolve) => setTimeout(resolve, ms));
 
 /** The server under load, and what it is asked. */
 class Target {
@@ -279,6 +210,7 @@ async function prefix({ url, model, source, signal }: Target): Promise<Record<st
   const body = { model, prompt: source.slice(0, 6000), max_tokens: 16, temperature: 0 };
   const usage = await (await fetch(`${url}/v1/completions`, {
     method: "POST",
+    headers: { "content-type": "application/json" },
     body: JSON.stringify({ ...body, prompt: `Warm up. ${body.prompt}`, max_tokens: 1 }),
   })).json();
   const miss = await ask(url, body, signal), hits: Seen[] = [];
@@ -322,7 +254,7 @@ await command({
   }
   const args = ["--kv", options.kv, "--device", options.device, "--model", options.model];
   const started = options.url === undefined
-    ? await start([...args, "--sequences", String(options.sequences)], signal)
+    ? await startServer([...args, "--sequences", String(options.sequences)], signal)
     : undefined;
   const url = options.url ?? started!.url;
   const config = await (await fetch(`${url}/config`)).json(), model = config.models[0];

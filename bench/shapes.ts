@@ -157,7 +157,7 @@ export function fillCache(device: Device, cache: KvCache, count: number, tokens:
   return Array.from({ length: count }, () => {
     const sequence = cache.sequence();
     sequence.extend(tokens);
-    sequence.expose(sequence.exactFrom);
+    sequence.expose();
     slots.write(new Int32Array(chunk).fill(sequence.slot));
     for (const layer of cache.layers) {
       for (let first = 0; first < tokens; first += chunk) {
