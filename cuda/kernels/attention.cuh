@@ -1,4 +1,4 @@
-// Decode attention over sinks, coded pages and ring in one launch (the layout of pages: page.cuh; the products: attention_tile.cuh).
+// One kernel: decode attention over sinks, coded pages and ring in one launch (the layout of pages: page.cuh; the products: attention_tile.cuh).
 //
 // The work of a launch is a line: KV heads (and their groups of 4 query heads), in them rows, in them the row's coded pages and then
 // its exact tokens in tiles of 16. The blocks of a fixed grid cut the line into equal parts, at places that each block computes from the

@@ -1,7 +1,7 @@
 /**
  * What an architecture says of itself, as data: the tensors of a model and what each layer does with them. The decoder
  * runs it, the weights are allocated, read, drawn and counted by it. What another architecture has beyond this becomes a field of
- * the part where it acts, and a line of the function in `decoder.ts` that runs this part.
+ * the part where it acts, and a line of the function in `layer.ts` or `feed_forward.ts` that runs this part.
  *
  * @module
  */
