@@ -14,7 +14,7 @@ import { dirname } from "node:path";
 import { command, UsageError } from "../scripts/frame/command.ts";
 import { ATTACKS, type Target } from "./attacks.ts";
 import { commit, runtime, table } from "./frame.ts";
-import { quiet, startServer, wait } from "./server.ts";
+import { quiet, SERVER_OPTIONS, startServer, wait } from "./server.ts";
 
 /** What is noticed during an attack. Milliseconds. */
 interface Noticed {
@@ -117,10 +117,7 @@ await command({
   usage: "bench/neighbours.ts [options] [attack]...",
   positionals: [0, Object.keys(ATTACKS).length],
   options: {
-    url: { type: "string", help: "a running server (default: starts one)" },
-    kv: { type: "string", short: "k", default: "vq2", help: "cache of the server that is started" },
-    device: { type: "string", short: "d", default: "auto", help: "device of the server that is started" },
-    model: { type: "string", short: "m", default: "assets/tiny-llama", help: "model of the server that is started" },
+    ...SERVER_OPTIONS,
     seconds: { type: "number", short: "s", default: 10, help: "duration of each attack" },
     attackers: { type: "number", default: 2, help: "clients that attack at once" },
     bound: { type: "number", default: 250, help: "milliseconds that a gap may last" },

@@ -17,7 +17,7 @@ import { fileURLToPath } from "node:url";
 import { EMBEDDED_MODEL } from "../mod.ts";
 import { command, UsageError } from "../scripts/frame/command.ts";
 import { commit, runtime, table } from "./frame.ts";
-import { quiet, startServer, type State, state, uniform, wait } from "./server.ts";
+import { quiet, SERVER_OPTIONS, startServer, type State, state, uniform, wait } from "./server.ts";
 
 /** What one request saw. Times in milliseconds. */
 interface Seen {
@@ -233,10 +233,7 @@ await command({
   usage: "bench/serve.ts [options] [load|batch|prefix]...",
   positionals: [0, 3],
   options: {
-    url: { type: "string", help: "a running server (default: starts one)" },
-    kv: { type: "string", short: "k", default: "vq2", help: "cache of the server that is started" },
-    device: { type: "string", short: "d", default: "auto", help: "device of the server that is started" },
-    model: { type: "string", short: "m", default: "assets/tiny-llama", help: "model of the server that is started" },
+    ...SERVER_OPTIONS,
     sequences: { type: "number", default: 64, help: "sequences at once of the server that is started" },
     clients: { type: "number", default: 64, help: "clients at once" },
     rate: { type: "number", help: "requests a second at random moments, in place of clients that wait" },

@@ -8,6 +8,14 @@ import { type ChildProcess, spawn } from "node:child_process";
 import process from "node:process";
 import { fileURLToPath } from "node:url";
 
+/** Options of commands that take a running server or start one. */
+export const SERVER_OPTIONS = {
+  url: { type: "string", help: "a running server (default: starts one)" },
+  kv: { type: "string", short: "k", default: "vq2", help: "cache of the server that is started" },
+  device: { type: "string", short: "d", default: "auto", help: "device of the server that is started" },
+  model: { type: "string", short: "m", default: "assets/tiny-llama", help: "model of the server that is started" },
+} as const;
+
 /** Waits so many milliseconds. */
 export const wait = (ms: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, ms));
 

@@ -16,7 +16,7 @@ import { EMBEDDED_MODEL } from "../mod.ts";
 import { command, type Progress, UsageError } from "../scripts/frame/command.ts";
 import { commit, runtime, table } from "./frame.ts";
 import { type Making, MIX, type MixEntry } from "./mix.ts";
-import { quiet, startServer, type State, state, uniform, wait } from "./server.ts";
+import { quiet, SERVER_OPTIONS, startServer, type State, state, uniform, wait } from "./server.ts";
 
 /** Milliseconds between two looks at the server. */
 const SAMPLE = 5000;
@@ -169,10 +169,7 @@ await command({
   usage: "bench/soak.ts [options] [kind of request]...",
   positionals: [0, Object.keys(MIX).length],
   options: {
-    url: { type: "string", help: "a running server (default: starts one)" },
-    kv: { type: "string", short: "k", default: "vq2", help: "cache of the server that is started" },
-    device: { type: "string", short: "d", default: "auto", help: "device of the server that is started" },
-    model: { type: "string", short: "m", default: "assets/tiny-llama", help: "model of the server that is started" },
+    ...SERVER_OPTIONS,
     clients: { type: "number", default: 16, help: "clients at once" },
     seconds: { type: "number", short: "s", default: 1800, help: "duration" },
     settle: { type: "number", default: 600, help: "seconds after which memory must not grow" },

@@ -7,10 +7,10 @@
  * @module
  */
 
-import { closeSync, fstatSync, openSync } from "node:fs";
+import { closeSync } from "node:fs";
 import { GgufReader, type GgufValue } from "./gguf_reader.ts";
-import { fileErrorCause, refuseLfsPointer, WeightsError } from "./json.ts";
-import { readAll } from "./read.ts";
+import { refuseLfsPointer, WeightsError } from "./json.ts";
+import { openFile, readAll } from "./read.ts";
 import type { TensorFile, TensorInfo } from "./tensor_file.ts";
 
 export type { GgufValue } from "./gguf_reader.ts";
@@ -188,20 +188,7 @@ export class Gguf implements TensorFile {
 }
 
 function openPart(path: string): Part {
-  let fd: number;
-  try {
-    fd = openSync(path, "r");
-  } catch (error) {
-    throw new WeightsError(`${path}: ${fileErrorCause(error)}`);
-  }
-  try {
-    const stat = fstatSync(fd);
-    if (stat.isDirectory()) throw new WeightsError(`${path}: is a folder, not a file`);
-    return readHead(new GgufReader(path, fd, stat.size));
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
+  return openFile(path, (fd, size) => readHead(new GgufReader(path, fd, size)));
 }
 
 /** The files of a model after its first, in order. Throws WeightsError for a part that is not the first, or is named as none. */

@@ -7,11 +7,11 @@
  * @module
  */
 
-import { closeSync, existsSync, fstatSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
+import { closeSync, existsSync, fsyncSync, openSync, renameSync, rmSync, writeSync } from "node:fs";
 import { dirname, join } from "node:path";
 import process from "node:process";
 import { fileErrorCause, isObject, parseObject, readObject, refuseLfsPointer, WeightsError } from "./json.ts";
-import { readAll } from "./read.ts";
+import { openFile, readAll } from "./read.ts";
 import type { TensorFile, TensorInfo } from "./tensor_file.ts";
 
 export { WeightsError } from "./json.ts";
@@ -225,27 +225,14 @@ export function openModel(folder: string): Safetensors {
 }
 
 function openShard(path: string): Shard {
-  let fd: number;
-  try {
-    fd = openSync(path, "r");
-  } catch (error) {
-    throw new WeightsError(`${path}: ${fileErrorCause(error)}`);
-  }
-  try {
-    return readHeader(path, fd);
-  } catch (error) {
-    closeSync(fd);
-    throw error;
-  }
+  return openFile(path, (fd, size) => readHeader(path, fd, size));
 }
 
-function readHeader(path: string, fd: number): Shard {
-  const stat = fstatSync(fd);
-  if (stat.isDirectory()) throw new WeightsError(`${path}: is a folder, not a file`);
-  const first = new Uint8Array(Math.min(stat.size, 64));
+function readHeader(path: string, fd: number, size: number): Shard {
+  const first = new Uint8Array(Math.min(size, 64));
   readAll({ path, fd }, 0, first);
   refuseLfsPointer(path, first);
-  if (stat.size < 8) throw new WeightsError(`${path}: has ${stat.size} bytes, too few for a safetensors file`);
+  if (size < 8) throw new WeightsError(`${path}: has ${size} bytes, too few for a safetensors file`);
   const lead = new Uint8Array(8);
   readAll({ path, fd }, 0, lead);
   const length = new DataView(lead.buffer).getBigUint64(0, true);
@@ -253,8 +240,8 @@ function readHeader(path: string, fd: number): Shard {
     throw new WeightsError(`${path}: announces a header of ${length} bytes, over the limit of ${MAX_HEADER_BYTES}`);
   }
   const dataStart = 8 + Number(length);
-  if (dataStart > stat.size) {
-    throw new WeightsError(`${path}: is truncated: the header takes ${dataStart} bytes, the file has ${stat.size}`);
+  if (dataStart > size) {
+    throw new WeightsError(`${path}: is truncated: the header takes ${dataStart} bytes, the file has ${size}`);
   }
   const header = new Uint8Array(Number(length));
   readAll({ path, fd }, 8, header);
@@ -264,7 +251,7 @@ function readHeader(path: string, fd: number): Shard {
   const tensors = new Map<string, Entry>();
   for (const [name, value] of Object.entries(object)) {
     if (name !== "__metadata__") {
-      tensors.set(name, { ...tensorInfo(path, name, value, stat.size - dataStart, dataStart), path, fd });
+      tensors.set(name, { ...tensorInfo(path, name, value, size - dataStart, dataStart), path, fd });
       continue;
     }
     if (!isObject(value)) throw new WeightsError(`${path}: __metadata__ is not an object`);
@@ -273,7 +260,7 @@ function readHeader(path: string, fd: number): Shard {
       metadata[key] = text;
     }
   }
-  checkCoverage(path, tensors, dataStart, stat.size);
+  checkCoverage(path, tensors, dataStart, size);
   return { path, fd, tensors, metadata };
 }
 
